@@ -1,0 +1,103 @@
+"""The two composites through which every graph touches the KV cache, and the SELECT mask.
+
+`odml.cache_update` and `odml.runtime_bmm` carry names and attributes that LiteRT's GPU backend replaces with kernels
+on its own packed cache layout; on the CPU their decompositions, written here, run. Names, inputs and attributes as in
+litert-torch 0.10's experimental composites.
+"""
+
+from __future__ import annotations
+
+import torch
+from litert_torch.generative.custom_ops.dynamic_update_slice import dynamic_update_slice
+from litert_torch.hlfb import StableHLOCompositeBuilder
+
+# Far below any score, yet inside float16: a row that is masked whole (prefill's padding) must not turn into NaN.
+MASKED = -3e4
+PARAM_TENSOR_SHAPE = (1, 1, 1, 7)
+
+
+def cache_update(
+    new_key: torch.Tensor,
+    new_value: torch.Tensor,
+    param_tensor: torch.Tensor,
+    cache_key: torch.Tensor,
+    cache_value: torch.Tensor,
+    start: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Write T contiguous rows into both caches, from slot `start`.
+
+    Args:
+        new_key: float32 `[1, kv_heads, T, head_dim]`.
+        new_value: float32 `[1, kv_heads, T, head_dim]`; turned into the cache's layout here.
+        param_tensor: int32 `[1, 1, 1, 7]`, `{start, end, end, 0, 0, 0, 0}`; what the GPU kernel reads.
+        cache_key: float32 `[1, kv_heads, L, head_dim]`.
+        cache_value: float32 `[1, kv_heads, head_dim, L]`.
+        start: int32 `[]`, the first slot; what the CPU reads.
+
+    Returns:
+        The updated key and value caches.
+    """
+    _, kv_heads, length, head_dim = cache_key.shape
+    builder = StableHLOCompositeBuilder(
+        name="odml.cache_update",
+        attr={
+            "kv_cache_batch_size": kv_heads,
+            "cache_size": length,
+            "head_size": head_dim,
+            "is_ring_buffer": False,
+        },
+    )
+    zero = torch.zeros_like(start)
+    key_indices = torch.stack([zero, zero, start, zero])
+    value_indices = torch.stack([zero, zero, zero, start])
+    new_key, new_value, param_tensor, cache_key, cache_value, key_indices, value_indices = builder.mark_inputs(
+        new_key, new_value, param_tensor, cache_key, cache_value, key_indices, value_indices
+    )
+    # The converter drops a composite's unused inputs, so the decomposition must touch param_tensor too.
+    unused = (param_tensor.sum() * 0).to(new_key.dtype)
+    updated_key = dynamic_update_slice(cache_key, new_key + unused, list(key_indices))
+    updated_value = dynamic_update_slice(cache_value, new_value.transpose(2, 3) + unused, list(value_indices))
+    return builder.mark_outputs(updated_key, updated_value)
+
+
+def query_key_product(query: torch.Tensor, cache_key: torch.Tensor, param_tensor: torch.Tensor) -> torch.Tensor:
+    """Attention scores: `[1, kv_heads, M, head_dim]` x `[1, kv_heads, L, head_dim]` -> `[1, kv_heads, M, L]`."""
+    return _runtime_bmm(query, cache_key, param_tensor, is_value=False)
+
+
+def weight_value_product(weights: torch.Tensor, cache_value: torch.Tensor, param_tensor: torch.Tensor) -> torch.Tensor:
+    """Attention output: `[1, kv_heads, M, L]` x `[1, kv_heads, head_dim, L]` -> `[1, kv_heads, M, head_dim]`."""
+    return _runtime_bmm(weights, cache_value, param_tensor, is_value=True)
+
+
+def _runtime_bmm(lhs: torch.Tensor, cache: torch.Tensor, param_tensor: torch.Tensor, *, is_value: bool) -> torch.Tensor:
+    builder = StableHLOCompositeBuilder(
+        name="odml.runtime_bmm",
+        attr={"is_global": is_value, "is_src": is_value, "rhs_cache_update": True},
+    )
+    lhs, cache, param_tensor = builder.mark_inputs(lhs, cache, param_tensor)
+    # Touch param_tensor on whichever side has head_dim columns, the far smaller one.
+    unused = (param_tensor.sum() * 0).to(lhs.dtype)
+    if is_value:
+        product = torch.einsum("abcd,abed->abce", lhs, cache) + unused
+    else:
+        product = torch.einsum("abcd,abed->abce", lhs + unused, cache)
+    return builder.mark_outputs(product)
+
+
+def masked_scores(scores: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Scores `[1, heads, T, L]` where `mask` `[1, 1, T, L]` is 0, MASKED elsewhere.
+
+    By SELECT: adding the mask was seen to give wrong text on LiteRT-LM's GPU backend (0.18.1).
+    """
+    return torch.where(mask == 0, scores, MASKED)
+
+
+def window_mask(mask: torch.Tensor, positions: torch.Tensor, window: int) -> torch.Tensor:
+    """`mask` `[1, 1, T, L]` with the columns that lie `window` or more slots behind each query masked as well.
+
+    `positions` is int32 `[T]`: the slot of each query.
+    """
+    columns = torch.arange(mask.shape[-1], dtype=torch.int32)
+    distance = positions.view(1, 1, -1, 1) - columns  # [1, 1, T, L]
+    return torch.where(distance < window, mask, MASKED)

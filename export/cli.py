@@ -1,0 +1,215 @@
+"""The `gemma-mtp-export` command: parse, call, print."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import signal
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+from rich.console import Console
+
+from ..quantize.recipes import RECIPES
+from ..runtime.errors import UserError
+from .options import DEFAULT_CONTEXT_LENGTH, DEFAULT_DRAFT_TOKENS, DEFAULT_PREFILL_LENGTHS, SHORT_PREFILL
+
+_BAD_INPUT = 2
+
+
+class _Command(click.Command):
+    """A command that suggests the nearest option where a person mistyped one."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            known = [option for parameter in self.params for option in parameter.opts]
+            error.possibilities = difflib.get_close_matches(error.option_name, known, n=1, cutoff=0.4)
+            raise
+
+
+class _Group(click.Group):
+    """A group that suggests the nearest command where a person mistyped one."""
+
+    command_class = _Command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            near = difflib.get_close_matches(args[0], self.commands, n=1)
+            if near:
+                raise click.UsageError(f"No such command '{args[0]}'. Did you mean {near[0]}?", ctx) from error
+            raise
+
+
+def _lengths(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    try:
+        return tuple(int(part) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{value!r}; expected whole numbers with commas between, such as 128,1024") from None
+
+
+def _export_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Options of every command that exports."""
+    defaults = ",".join(map(str, DEFAULT_PREFILL_LENGTHS))
+    for decorate in reversed(
+        [
+            click.option(
+                "--weights", type=click.Choice(list(RECIPES)), default="int8", show_default=True,
+                help="How weights are stored, in target and drafter: int8 is per channel, symmetric.",
+            ),
+            click.option(
+                "--num-draft-tokens", type=int, default=DEFAULT_DRAFT_TOKENS, show_default=True,
+                help="Tokens drafted per round; fixed in the bundle (verify takes one more).",
+            ),
+            click.option(
+                "--context-length", type=int, metavar="TOKENS",
+                help=f"Prompt and answer together.  [default: {DEFAULT_CONTEXT_LENGTH}, or the model's maximum]",
+            ),
+            click.option(
+                "--prefill-lengths", callback=_lengths, metavar="N,N,...",
+                help=f"Chunk sizes; {SHORT_PREFILL} joins them where none is that short.  [default: {defaults}]",
+            ),
+            click.option(
+                "--skeleton-cache", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER",
+                help="Keep traced graphs here, and take them from here when the configuration is the same.",
+            ),
+            click.option("-q", "--quiet", is_flag=True, help="Print only the result and errors."),
+            click.option("-v", "--verbose", is_flag=True, help="Show the converter's own output."),
+        ]
+    ):  # fmt: skip
+        command = decorate(command)
+    return command
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version("gemma-mtp-export"), prog_name="gemma-mtp-export")
+def cli() -> None:
+    """Export Gemma 4 and its MTP drafter to a bundle that LiteRT-LM decodes speculatively."""
+
+
+@cli.command("export")
+@click.argument("target")
+@click.argument("drafter")
+@click.option(
+    "-o", "--out", required=True, type=click.Path(path_type=Path), metavar="FOLDER",
+    help="New or empty folder; appears when everything in it is whole.",
+)  # fmt: skip
+@_export_options
+def export_command(target: str, drafter: str, out: Path, quiet: bool, **choices: Any) -> None:
+    """Export TARGET and its DRAFTER (hub ids or folders) to FOLDER/model.litertlm.
+
+    \b
+    gemma-mtp-export export google/gemma-4-E2B-it google/gemma-4-E2B-it-assistant -o out/
+    """
+    console = Console(stderr=True)
+    bundle = _run_export(target, drafter, out, console, quiet, **choices)
+    click.echo(str(bundle))
+
+
+def _run_export(
+    target: str,
+    drafter: str,
+    out: Path,
+    console: Console,
+    quiet: bool,
+    *,
+    weights: str,
+    num_draft_tokens: int,
+    context_length: int | None,
+    prefill_lengths: tuple[int, ...] | None,
+    skeleton_cache: Path | None,
+    verbose: bool,
+) -> Path:
+    from .options import resolve_options
+    from .pipeline import export, open_pair
+    from .progress import Reporter
+    from .tables import options_table
+
+    pair = open_pair(target, drafter)
+    options = resolve_options(
+        pair.target_config,
+        context_length=context_length,
+        prefill_lengths=prefill_lengths,
+        draft_tokens=num_draft_tokens,
+        weights=weights,
+    )
+    if not quiet:
+        console.print(options_table(pair, options, out))
+    reporter = Reporter(console, quiet=quiet)
+    return export(pair, options, out, reporter, skeleton_cache=skeleton_cache, show_converter_output=verbose)
+
+
+@cli.command("inspect")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object with every tensor and operator.")
+def inspect_command(bundle: Path, as_json: bool) -> None:
+    """Show what BUNDLE, a .litertlm file from here or elsewhere, holds and whether MTP can run."""
+    from ..runtime.inspection import inspect_bundle
+    from .tables import print_inspection
+
+    inspection = inspect_bundle(bundle)
+    if as_json:
+        click.echo(json.dumps(inspection.as_dict(), indent=2))
+    else:
+        print_inspection(inspection, Console())
+
+
+@cli.command("demo")
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Keep the bundle here.  [default: discard it]",
+)
+@click.option("--prompt", default=None, help="Beginning of a Python program for the small pair to go on with.")
+@_export_options
+def demo_command(out: Path | None, prompt: str | None, quiet: bool, **choices: Any) -> None:
+    """Export the small trained pair that ships with this package and run it on stock LiteRT-LM, MTP off and on."""
+    import tempfile
+
+    from .demo import DEMO_PROMPT, SMALL_PAIR, compare
+    from .tables import print_comparison
+
+    console = Console()
+    with tempfile.TemporaryDirectory(prefix="gemma-mtp-demo-") as folder:
+        bundle = _run_export(
+            str(SMALL_PAIR / "target"),
+            str(SMALL_PAIR / "drafter"),
+            out or Path(folder, "out"),
+            console,
+            quiet,
+            **choices,
+        )
+        comparison = compare(bundle, prompt or DEMO_PROMPT)
+        print_comparison(comparison, console)
+    if comparison.plain.text != comparison.speculative.text:
+        sys.exit(1)
+
+
+def main() -> NoReturn:
+    """Entry point: errors a person can mend become one line and exit code 2."""
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+    try:
+        sys.exit(cli.main(standalone_mode=False) or 0)
+    except (UserError, click.ClickException) as error:
+        message = error.format_message() if isinstance(error, click.ClickException) else str(error)
+        click.echo(f"Error: {' '.join(message.split())}", err=True)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("Error: interrupted; nothing was written", err=True)
+    except OSError as error:
+        click.echo(f"Error: {error.filename or 'output'}: {error.strerror or error}", err=True)
+    sys.exit(_BAD_INPUT)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""The drafter's output head: clustered (only the chosen clusters' rows are multiplied) or dense.
+
+Mirrors transformers' Gemma4AssistantMaskedEmbedder, with one difference: tokens outside the chosen clusters get a
+constant far below every score instead of `min(selected) - 1`, so that they have no probability when sampled from.
+
+At E2B's size the head has 262,144 rows in 2,048 clusters; a draft step scores 2,048 centroids and the 4,096 rows of
+the best 32 clusters. Rows are stored in cluster order, so a cluster is a contiguous block, and a constant gather at
+the end brings the logits back to token order.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+from .config import DrafterConfig
+from .layers import Weights
+
+# Logits of tokens that were not scored: inside float16, and exp() of it is zero.
+NOT_CHOSEN = -3e4
+HEAD_ROWS = "clustered_head.rows"
+INVERSE_ORDERING = "clustered_head.inverse_ordering"
+CENTROIDS = "masked_embedding.centroids.weight"
+TOKEN_ORDERING = "masked_embedding.token_ordering"
+
+
+def inverse_ordering(token_ordering: torch.Tensor) -> torch.Tensor:
+    """For each token id, its place in cluster order; int32 `[V]`.
+
+    Args:
+        token_ordering: integer `[V]`, the token id at each place (`masked_embedding.token_ordering`).
+
+    Raises:
+        ValueError: it is not a permutation of 0..V-1.
+    """
+    size = token_ordering.numel()
+    places = torch.full((size,), -1, dtype=torch.int32)
+    inside = bool(((token_ordering >= 0) & (token_ordering < size)).all())
+    if inside:
+        places[token_ordering.long()] = torch.arange(size, dtype=torch.int32)
+    if not inside or bool((places < 0).any()):
+        raise ValueError(f"not a permutation of the {size} token ids")
+    return places
+
+
+def clustered_logits(config: DrafterConfig, weights: Weights, hidden: torch.Tensor) -> torch.Tensor:
+    """Logits float32 `[1, 1, V]` in token order from `hidden` `[1, 1, H]`; NOT_CHOSEN outside the chosen clusters."""
+    size, chosen = config.tokens_per_cluster, config.chosen_clusters
+    clusters = config.vocab_size // size
+    scores = F.linear(hidden, weights[CENTROIDS]).reshape(1, clusters)
+    best = torch.topk(scores, chosen, dim=-1).indices.to(torch.int32).reshape(chosen, 1)
+    members = (best * size + torch.arange(size, dtype=torch.int32)).reshape(-1)  # [chosen * size]
+    rows = F.embedding(members, weights[HEAD_ROWS])  # [chosen * size, H]
+    logits = torch.matmul(rows, hidden.reshape(-1, 1)).reshape(chosen, size)
+
+    # One-hot rows times scores puts each chosen cluster's block in its place, exactly: every sum has one term.
+    places = torch.arange(clusters, dtype=torch.int32).reshape(1, clusters)
+    one_hot = (best == places).to(hidden.dtype)  # [chosen, clusters]
+    spread = torch.matmul(one_hot.transpose(0, 1), logits)  # [clusters, size]
+    unchosen = (1.0 - one_hot.sum(dim=0)) * NOT_CHOSEN  # [clusters]
+    in_cluster_order = (spread + unchosen.reshape(-1, 1)).reshape(-1)
+    # An embedding lookup in a computed table: skeleton.py turns it into the GATHER that it is.
+    return F.embedding(weights[INVERSE_ORDERING], in_cluster_order.reshape(-1, 1)).reshape(1, 1, -1)
+
+
+def dense_logits(weights: Weights, hidden: torch.Tensor) -> torch.Tensor:
+    """Logits float32 `[1, 1, V]` of a checkpoint with `use_ordered_embeddings: false`."""
+    return F.linear(hidden, weights["embed_tokens.weight"])

@@ -1,0 +1,75 @@
+"""What a person can choose about an export, checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..quantize.recipes import RECIPES, Recipe
+from ..runtime.errors import UserError
+from .config import TargetConfig
+
+# LiteRT-LM drops a prefill longer than the room that is left, so one that always fits must be among them.
+SHORT_PREFILL = 8
+DEFAULT_PREFILL_LENGTHS = (128, 1024)
+DEFAULT_CONTEXT_LENGTH = 4096
+DEFAULT_DRAFT_TOKENS = 4
+_MAX_DRAFT_TOKENS = 15
+# From here on LiteRT-LM takes a prime prefill length for a placeholder that it may replace.
+_FIRST_PLACEHOLDER_PRIME = 11
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Resolved options of one export.
+
+    `context_length` is the advertised maximum of prompt and answer together, in tokens; `prefill_lengths` ascend.
+    """
+
+    context_length: int
+    prefill_lengths: tuple[int, ...]
+    draft_tokens: int
+    recipe: Recipe
+
+
+def resolve_options(
+    config: TargetConfig,
+    *,
+    context_length: int | None = None,
+    prefill_lengths: tuple[int, ...] | None = None,
+    draft_tokens: int = DEFAULT_DRAFT_TOKENS,
+    weights: str = "int8",
+) -> ExportOptions:
+    """Options with defaults filled in from the target's limits.
+
+    Raises:
+        UserError: naming the option that makes no sense.
+    """
+    if weights not in RECIPES:
+        raise UserError(f"--weights: {weights!r} is unknown, expected one of {', '.join(RECIPES)}")
+    if not 1 <= draft_tokens <= _MAX_DRAFT_TOKENS:
+        raise UserError(f"--num-draft-tokens: {draft_tokens}, expected 1 to {_MAX_DRAFT_TOKENS}")
+    longest = config.max_position_embeddings
+    context = context_length if context_length is not None else min(DEFAULT_CONTEXT_LENGTH, longest)
+    shortest = SHORT_PREFILL + draft_tokens + 1
+    if not shortest <= context <= longest:
+        raise UserError(
+            f"--context-length: {context}, expected {shortest} to {longest} (max_position_embeddings of the target)"
+        )
+    if prefill_lengths is None:
+        lengths = {length for length in DEFAULT_PREFILL_LENGTHS if length <= context}
+    else:
+        lengths = set(prefill_lengths)
+    for length in sorted(lengths):
+        if not 1 <= length <= context:
+            raise UserError(f"--prefill-lengths: {length}, expected 1 to the context length, {context}")
+        if length >= _FIRST_PLACEHOLDER_PRIME and _is_prime(length):
+            raise UserError(
+                f"--prefill-lengths: {length} is prime, which LiteRT-LM takes for a placeholder; use {length + 1}"
+            )
+    if not lengths or min(lengths) > SHORT_PREFILL:
+        lengths.add(SHORT_PREFILL)
+    return ExportOptions(context, tuple(sorted(lengths)), draft_tokens, RECIPES[weights])
+
+
+def _is_prime(number: int) -> bool:
+    return all(number % divisor for divisor in range(2, int(number**0.5) + 1))

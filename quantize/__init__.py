@@ -1,0 +1,1 @@
+"""How weights are stored: named recipes and tensor-wise quantization."""

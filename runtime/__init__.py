@@ -1,0 +1,1 @@
+"""Run a bundle on LiteRT and compare it with the torch model."""
