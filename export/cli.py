@@ -192,7 +192,7 @@ def demo_command(out: Path | None, prompt: str | None, quiet: bool, **choices: A
         )
         comparison = compare(bundle, prompt or DEMO_PROMPT)
         print_comparison(comparison, console)
-    if comparison.plain.text != comparison.speculative.text:
+    if not comparison.equal:
         sys.exit(1)
 
 

@@ -257,9 +257,10 @@ def _attention(
     head_dim = _positive(text, "head_dim", where, 256)
     if full and "per_layer_config" in text:
         # transformers >= 5.22 writes head sizes layer by layer; older configs say `global_head_dim`.
-        overrides = text["per_layer_config"] or {}
+        # Its keys are layer numbers, zero-padded to equal length.
+        overrides = {int(layer): values for layer, values in (text["per_layer_config"] or {}).items()}
         dims = {
-            overrides.get(str(layer), {}).get("head_dim", head_dim)
+            overrides.get(layer, {}).get("head_dim", head_dim)
             for layer, found in enumerate(layer_types)
             if found == layer_type
         }

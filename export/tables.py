@@ -119,15 +119,16 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     """The two texts of the demo and what speculative decoding did."""
     for title, run in (("off", comparison.plain), ("on", comparison.speculative)):
         console.rule(f"LiteRT-LM, speculative decoding {title}", align="left")
-        console.print(Text(comparison.prompt, style="dim") + Text(run.text))
+        console.print(Text(comparison.prompt, style="dim") + Text(run.texts[0]))
     console.rule()
-    equal = comparison.plain.text == comparison.speculative.text
-    rows = [("texts", "equal" if equal else "DIFFERENT")]
-    if comparison.speculative.drafted:
-        rows += [
-            ("tokens", str(comparison.tokens)),
-            ("drafted, accepted", f"{comparison.speculative.drafted}, {comparison.speculative.accepted}"),
-            ("acceptance rate", f"{comparison.acceptance_rate:.1%}"),
-            ("tokens per target pass", f"{comparison.tokens_per_pass:.2f}"),
-        ]
-    console.print(_pairs("Result", rows))
+    console.print(
+        _pairs(
+            "Result",
+            [
+                ("texts", "equal" if comparison.equal else "DIFFERENT"),
+                ("drafted per round", str(comparison.draft_tokens)),
+                ("acceptance rate", f"{comparison.acceptance_rate:.1%} of drafted tokens"),
+                ("tokens per target pass", f"{comparison.tokens_per_pass:.2f} (1 without MTP)"),
+            ],
+        )
+    )

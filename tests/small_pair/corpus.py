@@ -115,7 +115,7 @@ def training_text(rng: random.Random, pool: list[Document], characters: int) -> 
 def held_out_prompts(count: int, seed: int = 0) -> list[str]:
     """`count` prompts of 20 to 700 characters from held-out files, every other one a chat turn.
 
-    Each begins with `<bos>` and is cut at a line's end. Chats end where the model's answer begins.
+    Each is cut at a line's end and lacks the start token; chats end where the model's answer begins.
     """
     rng = random.Random(seed)
     pool = [document for document in held_out_documents() if len(document.text) > 2000]
@@ -127,5 +127,5 @@ def held_out_prompts(count: int, seed: int = 0) -> list[str]:
         if len(source.strip()) < 20:
             continue
         chat = len(prompts) % 2 == 1
-        prompts.append(f"<bos><|turn>user\n{source.strip()}<turn|>\n<|turn>model\n" if chat else f"<bos>{source}\n")
+        prompts.append(f"<|turn>user\n{source.strip()}<turn|>\n<|turn>model\n" if chat else f"{source}\n")
     return prompts

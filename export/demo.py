@@ -1,0 +1,57 @@
+"""The demo: the shipped pair's bundle on stock LiteRT-LM, speculative decoding off and on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..runtime.inspection import inspect_bundle
+from ..runtime.stock import StockRun, run_stock
+
+SMALL_PAIR = Path(__file__).parent / "small_pair"
+# The small pair was trained to go on with Python source.
+DEMO_PROMPT = """\
+class Queue:
+
+    def __init__(self, maxsize=0):
+        self.maxsize = maxsize
+        self.items = []
+
+    def put(self, item):
+"""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One prompt decoded without and with speculative decoding, `draft_tokens` a round."""
+
+    prompt: str
+    draft_tokens: int
+    plain: StockRun
+    speculative: StockRun
+
+    @property
+    def equal(self) -> bool:
+        """Whether both texts are the same."""
+        return self.plain.texts == self.speculative.texts
+
+    @property
+    def acceptance_rate(self) -> float:
+        """Share of drafted tokens that the target accepted, as the runtime reports it."""
+        return self.speculative.acceptance_rate or 0.0
+
+    @property
+    def tokens_per_pass(self) -> float:
+        """Mean tokens per target pass: the accepted drafts and the target's own token."""
+        return 1.0 + self.draft_tokens * self.acceptance_rate
+
+
+def compare(bundle: Path, prompt: str) -> Comparison:
+    """Decode `prompt` greedily on stock LiteRT-LM with speculative decoding off, then on.
+
+    Raises:
+        StockRuntimeError: the runtime failed.
+    """
+    draft_tokens = inspect_bundle(bundle).draft_tokens or 0
+    plain, speculative = (run_stock(bundle, [prompt], speculative=flag) for flag in (False, True))
+    return Comparison(prompt, draft_tokens, plain, speculative)
