@@ -6,18 +6,18 @@ that a flatbuffer can address, and no more than one tensor is in memory at a tim
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from ..quantize.recipes import Format, Recipe
 from ..quantize.tensors import BYTES_PER_ELEMENT, StoredTensor, store
-from .skeleton import pack
+from .checkpoint import sha256_of
+from .skeleton import gather_from_float_tables, pack
 from .trace import WEIGHT_PREFIX
 from .weights import Role, Weight
 
@@ -73,6 +73,7 @@ def bind(
         on_progress: called with each weight as it is written.
     """
     slots = _take_weights_from_inputs(model, weights, recipe)
+    gather_from_float_tables(model)
     # Sizes do not depend on values, so the flatbuffer's length is known before any weight is read.
     head = _round_up(len(pack(model)))
     offset = head
@@ -94,7 +95,7 @@ def bind(
             raise AssertionError("the flatbuffer's length changed while weights were bound")
         file.seek(0)
         file.write(content)
-        return BoundFile(offset, _digest(file))
+    return BoundFile(offset, sha256_of(path))
 
 
 def _take_weights_from_inputs(model: Any, weights: dict[str, Weight], recipe: Recipe) -> list[_Slot]:
@@ -130,7 +131,7 @@ def _new_slot(model: Any, weight: Weight, recipe: Recipe) -> _Slot:
 
 
 def _set_scales(tensors: list[Any], scales: np.ndarray) -> None:
-    quantization = schema.QuantizationParametersT()
+    quantization: Any = schema.QuantizationParametersT()
     quantization.scale = scales
     quantization.zeroPoint = np.zeros(len(scales), dtype=np.int64)
     quantization.quantizedDimension = 0
@@ -145,8 +146,3 @@ def _check_shape(slot: _Slot, stored: StoredTensor) -> None:
 
 def _round_up(size: int) -> int:
     return -(-size // _ALIGNMENT) * _ALIGNMENT
-
-
-def _digest(file: BinaryIO) -> str:
-    file.seek(0)
-    return hashlib.file_digest(file, "sha256").hexdigest()

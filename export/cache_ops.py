@@ -2,14 +2,15 @@
 
 `odml.cache_update` and `odml.runtime_bmm` carry names and attributes that LiteRT's GPU backend replaces with kernels
 on its own packed cache layout; on the CPU their decompositions, written here, run. Names, inputs and attributes as in
-litert-torch 0.10's experimental composites.
+litert-torch 0.10's experimental composites. litert-torch is imported where it is used: it takes seconds to load, and
+only the processes that trace need it.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from litert_torch.generative.custom_ops.dynamic_update_slice import dynamic_update_slice
-from litert_torch.hlfb import StableHLOCompositeBuilder
 
 # Far below any score, yet inside float16: a row that is masked whole (prefill's padding) must not turn into NaN.
 MASKED = -3e4
@@ -37,6 +38,9 @@ def cache_update(
     Returns:
         The updated key and value caches.
     """
+    from litert_torch.generative.custom_ops.dynamic_update_slice import dynamic_update_slice
+    from litert_torch.hlfb import StableHLOCompositeBuilder
+
     _, kv_heads, length, head_dim = cache_key.shape
     builder = StableHLOCompositeBuilder(
         name="odml.cache_update",
@@ -71,7 +75,9 @@ def weight_value_product(weights: torch.Tensor, cache_value: torch.Tensor, param
 
 
 def _runtime_bmm(lhs: torch.Tensor, cache: torch.Tensor, param_tensor: torch.Tensor, *, is_value: bool) -> torch.Tensor:
-    builder = StableHLOCompositeBuilder(
+    from litert_torch.hlfb import StableHLOCompositeBuilder
+
+    builder: Any = StableHLOCompositeBuilder(
         name="odml.runtime_bmm",
         attr={"is_global": is_value, "is_src": is_value, "rhs_cache_update": True},
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import signal
 import sys
@@ -19,33 +18,6 @@ from ..runtime.errors import UserError
 from .options import DEFAULT_CONTEXT_LENGTH, DEFAULT_DRAFT_TOKENS, DEFAULT_PREFILL_LENGTHS, SHORT_PREFILL
 
 _BAD_INPUT = 2
-
-
-class _Command(click.Command):
-    """A command that suggests the nearest option where a person mistyped one."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        try:
-            return super().parse_args(ctx, args)
-        except click.NoSuchOption as error:
-            known = [option for parameter in self.params for option in parameter.opts]
-            error.possibilities = difflib.get_close_matches(error.option_name, known, n=1, cutoff=0.4)
-            raise
-
-
-class _Group(click.Group):
-    """A group that suggests the nearest command where a person mistyped one."""
-
-    command_class = _Command
-
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        try:
-            return super().resolve_command(ctx, args)
-        except click.UsageError as error:
-            near = difflib.get_close_matches(args[0], self.commands, n=1)
-            if near:
-                raise click.UsageError(f"No such command '{args[0]}'. Did you mean {near[0]}?", ctx) from error
-            raise
 
 
 def _lengths(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
@@ -90,7 +62,7 @@ def _export_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(version("gemma-mtp-export"), prog_name="gemma-mtp-export")
 def cli() -> None:
     """Export Gemma 4 and its MTP drafter to a bundle that LiteRT-LM decodes speculatively."""

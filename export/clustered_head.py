@@ -59,7 +59,7 @@ def clustered_logits(config: DrafterConfig, weights: Weights, hidden: torch.Tens
     spread = torch.matmul(one_hot.transpose(0, 1), logits)  # [clusters, size]
     unchosen = (1.0 - one_hot.sum(dim=0)) * NOT_CHOSEN  # [clusters]
     in_cluster_order = (spread + unchosen.reshape(-1, 1)).reshape(-1)
-    # An embedding lookup in a computed table: skeleton.py turns it into the GATHER that it is.
+    # A lookup in a computed table, which skeleton.py turns into the GATHER that it is.
     return F.embedding(weights[INVERSE_ORDERING], in_cluster_order.reshape(-1, 1)).reshape(1, 1, -1)
 
 

@@ -182,6 +182,7 @@ def check_pair(target: TargetConfig, drafter: DrafterConfig, where: str) -> None
     pairs: list[tuple[str, object, object]] = [
         ("backbone_hidden_size", drafter.backbone_hidden_size, target.hidden_size),
         ("vocab_size", drafter.vocab_size, target.vocab_size),
+        ("kinds of layer_types", sorted(set(drafter.layer_types)), sorted(set(target.layer_types))),
     ]
     for layer_type in sorted(set(drafter.layer_types)):
         own, theirs = drafter.attention_of(layer_type), target.attention_of(layer_type)

@@ -7,9 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from litert_lm_builder.runtime.proto import executor_metadata_pb2, llm_metadata_pb2, sampler_params_pb2
+from google.protobuf.message import Message
 
 from ..runtime.errors import UserError
+from ..runtime.protos import (
+    ATTENTION_MASK_TYPE_CAUSAL,
+    ExecutorMetadata,
+    LlmMetadata,
+    SamplerParameters,
+    StateBuffer,
+)
 from .checkpoint import Checkpoint
 from .config import TargetConfig
 from .kv_cache import SEQUENCE_AXIS, KVSignature
@@ -82,9 +89,9 @@ def _chat_template(checkpoint: Checkpoint) -> str:
     return template
 
 
-def llm_metadata(files: TextFiles, context_length: int) -> llm_metadata_pb2.LlmMetadata:
+def llm_metadata(files: TextFiles, context_length: int) -> Message:
     """`LlmMetadata` of a Gemma 4 bundle; the runtime falls back silently for anything that is missing."""
-    metadata = llm_metadata_pb2.LlmMetadata()
+    metadata = LlmMetadata()
     metadata.start_token.token_ids.ids.append(files.bos)
     for token in files.stop:
         metadata.stop_tokens.add().token_ids.ids.append(token)
@@ -110,33 +117,32 @@ def llm_metadata(files: TextFiles, context_length: int) -> llm_metadata_pb2.LlmM
     return metadata
 
 
-def _set_sampling(parameters: sampler_params_pb2.SamplerParameters, sampling: dict[str, Any]) -> None:
+def _set_sampling(parameters: Any, sampling: dict[str, Any]) -> None:
     greedy = not sampling["do_sample"]
-    parameters.type = sampler_params_pb2.SamplerParameters.TOP_P
+    parameters.type = SamplerParameters.TOP_P
     parameters.k = 1 if greedy else int(sampling["top_k"])
     parameters.p = 1.0 if greedy else float(sampling["top_p"])
     parameters.temperature = 1.0 if greedy else float(sampling["temperature"])
     parameters.seed = 0
 
 
-def executor_metadata(config: TargetConfig, kv: KVSignature) -> executor_metadata_pb2.ExecutorMetadata:
+def executor_metadata(config: TargetConfig, kv: KVSignature) -> Message:
     """`ExecutorMetadata`: one state buffer per cache tensor, and how to fill the mask.
 
     Sliding layers are declared like the others, as their caches too hold every position: a runtime that shortened
     them to the window would no longer fit the graphs.
     """
-    metadata = executor_metadata_pb2.ExecutorMetadata()
+    metadata = ExecutorMetadata()
     executor = metadata.llm_executor_metadata
-    kinds = executor_metadata_pb2.StateBuffer
     for cache in kv.target:
         for name, kind, axis in (
-            (cache.key_name, kinds.TYPE_GLOBAL_KEY_CACHE, SEQUENCE_AXIS["k"]),
-            (cache.value_name, kinds.TYPE_GLOBAL_VALUE_CACHE, SEQUENCE_AXIS["v"]),
+            (cache.key_name, StateBuffer.TYPE_GLOBAL_KEY_CACHE, SEQUENCE_AXIS["k"]),
+            (cache.value_name, StateBuffer.TYPE_GLOBAL_VALUE_CACHE, SEQUENCE_AXIS["v"]),
         ):
             buffer = executor.state_buffers.add()
             buffer.prefill_input_name = buffer.prefill_output_name = name
             buffer.decode_input_name = buffer.decode_output_name = name
             buffer.type, buffer.sequence_axis = kind, axis
-    executor.attention_mask_settings.attention_mask_type = executor_metadata_pb2.ATTENTION_MASK_TYPE_CAUSAL
+    executor.attention_mask_settings.attention_mask_type = ATTENTION_MASK_TYPE_CAUSAL
     executor.attention_mask_settings.sliding_window_size = config.sliding.window or 0
     return metadata

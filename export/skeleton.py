@@ -56,8 +56,6 @@ def merge(parts: list[bytes]) -> Any:
     merged.description = b"gemma-mtp-export"
     for signature in merged.signatureDefs:
         _strip_input_prefix(signature, merged.subgraphs[signature.subgraphIndex])
-    for graph in merged.subgraphs:
-        _gather_from_computed_tables(merged, graph)
     return merged
 
 
@@ -69,27 +67,27 @@ def _strip_input_prefix(signature: Any, graph: Any) -> None:
             graph.tensors[entry.tensorIndex].name = entry.name
 
 
-def _gather_from_computed_tables(model: Any, graph: Any) -> None:
-    """Turn EMBEDDING_LOOKUP in a computed table into GATHER.
+def gather_from_float_tables(model: Any) -> None:
+    """Turn every EMBEDDING_LOOKUP in a float32 table into the GATHER that it is.
 
-    torch has no operator that lowers to GATHER: `embedding` becomes this lookup, which makes LiteRT-LM's GPU backend
-    abort, and `index_select` GATHER_ND with bounds checks, which it rejects.
+    LiteRT-LM's GPU backend (0.18.1) aborts the process on such a lookup, be the table computed or a constant behind the
+    flatbuffer; it takes the lookup in an int8 table. torch has no operator that lowers to GATHER: `embedding` becomes
+    EMBEDDING_LOOKUP, and `index_select` GATHER_ND with bounds checks, which that backend rejects.
     """
-    computed = {int(index) for operator in graph.operators for index in operator.outputs}
     gather = None
-    for operator in graph.operators:
-        if operator_code(model, operator) != schema.BuiltinOperator.EMBEDDING_LOOKUP:
-            continue
-        ids, table = operator.inputs
-        if int(table) not in computed:
-            continue
-        if gather is None:
-            code = schema.OperatorCodeT()
-            code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.GATHER
-            code.version = 1
-            gather = len(model.operatorCodes)
-            model.operatorCodes.append(code)
-        operator.opcodeIndex = gather
-        operator.inputs = [table, ids]
-        operator.builtinOptionsType = schema.BuiltinOptions.GatherOptions
-        operator.builtinOptions = schema.GatherOptionsT()
+    for graph in model.subgraphs:
+        for operator in graph.operators:
+            if operator_code(model, operator) != schema.BuiltinOperator.EMBEDDING_LOOKUP:
+                continue
+            ids, table = operator.inputs
+            if graph.tensors[int(table)].type != schema.TensorType.FLOAT32:
+                continue
+            if gather is None:
+                code = schema.OperatorCodeT()
+                code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.GATHER
+                code.version = 1
+                gather = len(model.operatorCodes)
+                model.operatorCodes.append(code)
+            operator.opcodeIndex, operator.inputs = gather, [table, ids]
+            operator.builtinOptionsType = schema.BuiltinOptions.GatherOptions
+            operator.builtinOptions = schema.GatherOptionsT()

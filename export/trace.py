@@ -10,6 +10,7 @@ import os
 import pickle
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -43,7 +44,8 @@ def trace(signature: Signature) -> bytes:
     inputs = {name: torch.zeros(spec.shape, dtype=spec.dtype) for name, spec in signature.inputs.items()}
     entry = _Entry(signature).eval()
     converter = litert_torch.signature(signature.name, entry, sample_kwargs={"weights": weights, "inputs": inputs})
-    return converter.convert().model_content()
+    model: Any = converter.convert()
+    return model.model_content()
 
 
 def main() -> None:

@@ -73,7 +73,8 @@ def _layer(config: DecoderConfig, layer: int, *, kv: bool, output: bool) -> Iter
         yield _plain(prefix + "per_layer_input_gate.weight", (config.ple_dim, hidden), Role.LINEAR)
         yield _plain(prefix + "per_layer_projection.weight", (hidden, config.ple_dim), Role.LINEAR)
         yield _plain(prefix + "post_per_layer_input_norm.weight", (hidden,), Role.EXACT)
-    yield _plain(prefix + "layer_scalar", (1,), Role.EXACT)
+    # Of the rank it is multiplied at: LiteRT's GPU backend refuses to reshape a constant.
+    yield Weight(prefix + "layer_scalar", (1, 1, 1), Role.EXACT, prefix + "layer_scalar", (1,))
 
 
 def _per_layer_input(config: TargetConfig) -> Iterator[Weight]:

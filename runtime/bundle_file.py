@@ -12,9 +12,9 @@ from typing import Any
 
 from litert_lm_builder import litertlm_core
 from litert_lm_builder import litertlm_header_schema_py_generated as header_schema
-from litert_lm_builder.runtime.proto import executor_metadata_pb2, llm_metadata_pb2
 
 from .errors import UserError
+from .protos import ExecutorMetadata, LlmMetadata
 
 MODEL_SECTION = "TFLiteModel"
 _VALUE_CLASSES = {value: name for name, value in vars(header_schema.VData).items() if isinstance(value, int)}
@@ -68,7 +68,7 @@ class BundleFile:
             self.version = ".".join(map(str, numbers))
             begin, end_at = litertlm_core.HEADER_BEGIN_BYTE_OFFSET, litertlm_core.HEADER_END_LOCATION_BYTE_OFFSET
             end = int.from_bytes(self._map[end_at : end_at + 8], "little")
-            header = header_schema.LiteRTLMMetaData.GetRootAs(self._map[begin:end], 0)
+            header: Any = header_schema.LiteRTLMMetaData.GetRootAs(self._map[begin:end], 0)
             system, entries = header.SystemMetadata(), header.SectionMetadata()
             self.system_metadata = _items(system.Entries, system.EntriesLength()) if system else {}
             self.sections = [_section(entries.Objects(index)) for index in range(entries.ObjectsLength())]
@@ -91,14 +91,14 @@ class BundleFile:
         return {section.model_type or "?": section for section in self.sections if section.kind == MODEL_SECTION}
 
     @cached_property
-    def llm_metadata(self) -> llm_metadata_pb2.LlmMetadata | None:
-        """The parsed LLM metadata; None if the bundle has none."""
-        return self._proto("LlmMetadataProto", llm_metadata_pb2.LlmMetadata())
+    def llm_metadata(self) -> Any:
+        """The parsed `LlmMetadata`; None if the bundle has none."""
+        return self._proto("LlmMetadataProto", LlmMetadata())
 
     @cached_property
-    def executor_metadata(self) -> executor_metadata_pb2.ExecutorMetadata | None:
-        """The parsed executor metadata; None if the bundle has none."""
-        return self._proto("ExecutorMetadataProto", executor_metadata_pb2.ExecutorMetadata())
+    def executor_metadata(self) -> Any:
+        """The parsed `ExecutorMetadata`; None if the bundle has none."""
+        return self._proto("ExecutorMetadataProto", ExecutorMetadata())
 
     def tokenizer(self) -> tuple[str, bytes] | None:
         """`("json" or "model", content)` of the Hugging Face or SentencePiece tokenizer; None if there is none."""
@@ -117,7 +117,7 @@ class BundleFile:
         return None
 
 
-def _section(entry: header_schema.SectionObject) -> Section:
+def _section(entry: Any) -> Section:
     items = _items(entry.Items, entry.ItemsLength())
     return Section(_kind(entry.DataType()), items, entry.BeginOffset(), entry.EndOffset())
 
@@ -129,7 +129,7 @@ def _kind(data_type: int) -> str:
         return f"unknown type {data_type}"
 
 
-def _items(entry: Callable[[int], header_schema.KeyValuePair], count: int) -> dict[str, Any]:
+def _items(entry: Callable[[int], Any], count: int) -> dict[str, Any]:
     """Key-value pairs; the value's class is named by the union's type (`StringValue`, `UInt64`, ...)."""
     found: dict[str, Any] = {}
     for pair in map(entry, range(count)):

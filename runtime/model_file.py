@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
@@ -63,7 +65,7 @@ def read_model(content: memoryview | bytes, where: str) -> ModelInfo:
     try:
         if bytes(content[4:8]) != b"TFL3":
             raise ValueError("no TFL3 mark")
-        model = schema.Model.GetRootAs(content, 0)
+        model: Any = schema.Model.GetRootAs(content, 0)
         signatures = tuple(_signature(model, index) for index in range(model.SignatureDefsLength()))
         return ModelInfo(signatures, _constant_bytes(model))
     except UserError:
@@ -72,12 +74,12 @@ def read_model(content: memoryview | bytes, where: str) -> ModelInfo:
         raise UserError(f"{where}: not a readable .tflite model ({error})") from error
 
 
-def _signature(model: schema.Model, index: int) -> SignatureInfo:
+def _signature(model: Any, index: int) -> SignatureInfo:
     signature = model.SignatureDefs(index)
     graph = model.Subgraphs(signature.SubgraphIndex())
 
-    def tensors(count: int, entry: object) -> tuple[TensorInfo, ...]:
-        return tuple(_tensor(graph, entry(position)) for position in range(count))  # type: ignore[operator]
+    def tensors(count: int, entry: Callable[[int], Any]) -> tuple[TensorInfo, ...]:
+        return tuple(_tensor(graph, entry(position)) for position in range(count))
 
     return SignatureInfo(
         signature.SignatureKey().decode(),
@@ -87,13 +89,13 @@ def _signature(model: schema.Model, index: int) -> SignatureInfo:
     )
 
 
-def _tensor(graph: schema.SubGraph, entry: schema.TensorMap) -> TensorInfo:
+def _tensor(graph: Any, entry: Any) -> TensorInfo:
     tensor = graph.Tensors(entry.TensorIndex())
     shape = tuple(int(size) for size in tensor.ShapeAsNumpy()) if tensor.ShapeLength() else ()
     return TensorInfo(entry.Name().decode(), shape, _TYPE_NAMES.get(tensor.Type(), "?"))
 
 
-def _operators(model: schema.Model, graph_index: int) -> Counter[str]:
+def _operators(model: Any, graph_index: int) -> Counter[str]:
     """Operators of a graph; a composite counts under its own name, and its decomposition is not counted."""
     graph, found = model.Subgraphs(graph_index), Counter[str]()
     for index in range(graph.OperatorsLength()):
@@ -101,7 +103,7 @@ def _operators(model: schema.Model, graph_index: int) -> Counter[str]:
         code = model.OperatorCodes(operator.OpcodeIndex())
         name = _OPERATOR_NAMES.get(max(code.BuiltinCode(), code.DeprecatedBuiltinCode()), "?")
         if name == "STABLEHLO_COMPOSITE":
-            options = schema.StableHLOCompositeOptions()
+            options: Any = schema.StableHLOCompositeOptions()
             table = operator.BuiltinOptions2()
             options.Init(table.Bytes, table.Pos)
             name = options.Name().decode()
@@ -111,7 +113,7 @@ def _operators(model: schema.Model, graph_index: int) -> Counter[str]:
     return found
 
 
-def _constant_bytes(model: schema.Model) -> dict[str, int]:
+def _constant_bytes(model: Any) -> dict[str, int]:
     seen: dict[int, tuple[str, int]] = {}
     for graph_index in range(model.SubgraphsLength()):
         graph = model.Subgraphs(graph_index)

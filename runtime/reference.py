@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -112,9 +112,7 @@ def draft(
 
 
 @torch.no_grad()
-def greedy_tokens(
-    target: Gemma4ForConditionalGeneration, prompt: Sequence[int], max_new_tokens: int, stop: Sequence[int]
-) -> list[int]:
+def greedy_tokens(target: Any, prompt: Sequence[int], max_new_tokens: int, stop: Sequence[int]) -> list[int]:
     """The target's greedy continuation of `prompt` by transformers' `generate`, with the stop token that ended it."""
     output = target.generate(
         torch.tensor([prompt]),

@@ -82,7 +82,9 @@ def main() -> None:
 
     request = Request(**json.loads(Path(sys.argv[1]).read_text("utf-8")))
     litert_lm.set_min_log_severity(litert_lm.LogSeverity.INFO)
-    backend = litert_lm.Backend.GPU() if request.backend == "gpu" else litert_lm.Backend.CPU(thread_count=request.threads)
+    backend = (
+        litert_lm.Backend.GPU() if request.backend == "gpu" else litert_lm.Backend.CPU(thread_count=request.threads)
+    )
     greedy = litert_lm.SamplerConfig(top_k=1, top_p=1.0, temperature=1.0)
     texts, seconds = [], []
     with tempfile.TemporaryDirectory(prefix="gemma-mtp-cache-") as cache:

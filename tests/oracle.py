@@ -19,7 +19,7 @@ from transformers import (
 from tests.small_pair.target import ROPE
 from tests.small_pair.tokenizer import CHAT_TEMPLATE
 
-VOCABULARY = 512
+VOCABULARY = 2048
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,52 @@
+# Everything lives in .venv; `make demo` and `make test` set it up on a machine with only Python and pip.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# torch's registry build of another version brings gigabytes of CUDA; this one is the CPU build where one is offered.
+TORCH := torch==2.13.0
+TORCH_INDEX ?=
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev demo test lint clean
+
+help:
+	@echo "make demo   set up, export the shipped pair, run it on stock LiteRT-LM with MTP off and on"
+	@echo "make test   set up, run linters and all tests"
+	@echo "make lint   format check, lint and type check only"
+	@echo "make clean  remove the environment and caches"
+
+$(VENV)/.setup: pyproject.toml
+	@echo "== setting up $(VENV) (downloads about 1 GB the first time)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0])'
+	@$(PYTHON) -m venv $(VENV)
+	@echo "== installing torch (CPU)"
+	@$(PIP) $(TORCH_INDEX) $(TORCH)
+	@echo "== installing gemma-mtp-export"
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/.setup-dev: $(VENV)/.setup
+	@echo "== installing test tools"
+	@$(PIP) -e '.[dev]'
+	@touch $@
+
+setup: $(VENV)/.setup
+setup-dev: $(VENV)/.setup-dev
+
+demo: setup
+	@echo "== exporting the shipped pair and running it on stock LiteRT-LM"
+	@$(BIN)/gemma-mtp-export demo
+
+lint: setup-dev
+	@echo "== format, lint, types"
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/basedpyright
+
+test: lint
+	@echo "== tests"
+	@$(BIN)/python -m pytest
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
