@@ -9,16 +9,11 @@ from ..runtime.inspection import inspect_bundle
 from ..runtime.stock import StockRun, run_stock
 
 SMALL_PAIR = Path(__file__).parent / "small_pair"
-# The small pair was trained to go on with Python source.
+# The small pair was trained to go on with Python source; a turn as its chat template renders it.
+_TURN = "<|turn>user\n{prompt}<turn|>\n<|turn>model\n"
 DEMO_PROMPT = """\
-class Queue:
-
-    def __init__(self, maxsize=0):
-        self.maxsize = maxsize
-        self.items = []
-
-    def put(self, item):
-"""
+def is_package(self, fullname):
+    filename = self.get_filename(fullname)"""
 
 
 @dataclass(frozen=True)
@@ -32,8 +27,16 @@ class Comparison:
 
     @property
     def equal(self) -> bool:
-        """Whether both texts are the same."""
-        return self.plain.texts == self.speculative.texts
+        """Whether speculative decoding gave the same text.
+
+        At the context's end LiteRT-LM finishes the round it is in, so up to `draft_tokens` more tokens may follow.
+        """
+        return all(map(str.startswith, self.speculative.texts, self.plain.texts))
+
+    @property
+    def overshoot(self) -> int:
+        """Characters that the speculative run wrote after the plain one had reached the context's end."""
+        return len(self.speculative.texts[0]) - len(self.plain.texts[0]) if self.equal else 0
 
     @property
     def acceptance_rate(self) -> float:
@@ -47,11 +50,12 @@ class Comparison:
 
 
 def compare(bundle: Path, prompt: str) -> Comparison:
-    """Decode `prompt` greedily on stock LiteRT-LM with speculative decoding off, then on.
+    """Decode `prompt`, a user's turn, greedily on stock LiteRT-LM with speculative decoding off, then on.
 
     Raises:
         StockRuntimeError: the runtime failed.
     """
     draft_tokens = inspect_bundle(bundle).draft_tokens or 0
-    plain, speculative = (run_stock(bundle, [prompt], speculative=flag) for flag in (False, True))
+    rendered = [_TURN.format(prompt=prompt.strip())]
+    plain, speculative = (run_stock(bundle, rendered, speculative=flag) for flag in (False, True))
     return Comparison(prompt, draft_tokens, plain, speculative)

@@ -1,4 +1,4 @@
-"""The shared KV signature: names, shapes, layouts and dtypes of every cache tensor, and which of them the drafter reads.
+"""The shared KV signature: names, shapes, layouts of every cache tensor, and which of them the drafter reads.
 
 LiteRT-LM finds cache tensors by name and binds one buffer to equal names, so this is the only place that
 makes those names. Keys are stored `[1, kv_heads, L, head_dim]`, values `[1, kv_heads, head_dim, L]`: the layouts

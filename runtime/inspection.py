@@ -61,10 +61,8 @@ class Inspection:
 
     def problems(self) -> list[str]:
         """Why LiteRT-LM would not run this bundle with MTP, one line each; empty if nothing was found."""
-        found = []
-        for name in ("prefill_decode", "embedder", "mtp_drafter"):
-            if name not in self.models:
-                found.append(f"no {name} model")
+        needed = ("prefill_decode", "embedder", "mtp_drafter")
+        found = [f"no {name} model" for name in needed if name not in self.models]
         target = self.models.get("prefill_decode")
         if target:
             for name in ("decode", "verify"):
@@ -77,9 +75,11 @@ class Inspection:
                 found.append("prefill_decode has no prefill signature")
         if self.drafter and self.verify:
             written = self.verify.caches(written=True)
-            for name, tensor in self.drafter.caches(written=False).items():
-                if written.get(name) != tensor:
-                    found.append(f"mtp_drafter reads {name} {tensor}, but verify writes {written.get(name)}")
+            found += [
+                f"mtp_drafter reads {name} {tensor}, but verify writes {written.get(name)}"
+                for name, tensor in self.drafter.caches(written=False).items()
+                if written.get(name) != tensor
+            ]
         metadata, draft_tokens = self.bundle.llm_metadata, self.draft_tokens
         if metadata is None:
             found.append("no LLM metadata")

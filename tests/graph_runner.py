@@ -78,9 +78,7 @@ class GraphRunner:
 
     def prefill(self, tokens: list[int]) -> None:
         """All of `tokens` from slot 0 on, greedily by the longest prefill that they fill, the rest by the shortest."""
-        lengths = sorted(
-            (int(name.removeprefix("prefill_")) for name in self.signatures if name.startswith("prefill_"))
-        )
+        lengths = sorted(int(name.removeprefix("prefill_")) for name in self.signatures if name.startswith("prefill_"))
         done = 0
         while done < len(tokens):
             rest = len(tokens) - done

@@ -163,7 +163,10 @@ def test_token_ids_stay_exact_at_the_full_vocabulary() -> None:
     assert torch.equal(ordering[places.long()], torch.arange(vocabulary))
     attention = AttentionConfig(4, 1, 1e4, 2, None)
     config = DrafterConfig(
-        vocabulary, hidden_size, 4, False, ("full_attention",), 1, attention, attention, 1, 1e-6, None, 0, 0, 4, clusters, chosen
+        vocab_size=vocabulary, hidden_size=hidden_size, intermediate_size=4, double_wide_mlp=False,
+        layer_types=("full_attention",), query_heads=1, sliding=attention, full=attention, kv_shared_layers=1,
+        rms_norm_eps=1e-6, final_logit_softcapping=None, ple_dim=0, ple_vocab_size=0, backbone_hidden_size=4,
+        clusters=clusters, chosen_clusters=chosen,
     )  # fmt: skip
     table = torch.randn(vocabulary, hidden_size, generator=generator)
     weights = {

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ai_edge_litert import schema_py_generated as schema
 
+from gemma_mtp.export.skeleton import operator_code, parse
 from gemma_mtp.runtime.model_file import read_model
 from gemma_mtp.runtime.reference import draft, load_pair, target_states
 from tests.conftest import DRAFTER, TARGET
@@ -46,16 +48,16 @@ def test_every_signature_equals_transformers(case, graph_runner: Load) -> None:
     tokens = torch.randint(20, 2000, (runner.length,), generator=torch.Generator().manual_seed(0)).tolist()
     truth, states = run_target(target, tokens), target_states(target, tokens)
 
-    def check(name: str, outputs: dict[str, np.ndarray], first: int, count: int) -> None:
-        assert name and outputs["logits"].shape[1] == count
+    def check(outputs: dict[str, np.ndarray], first: int, count: int) -> None:
+        assert outputs["logits"].shape[1] == count
         assert_close(outputs["logits"][0], truth.logits[first : first + count])
         assert_close(outputs["activations"][0], truth.activations[first : first + count])
 
-    check("first token", runner.target("decode", tokens[:1], 0), 0, 1)
+    check(runner.target("decode", tokens[:1], 0), 0, 1)
     for prompt in (window - 1, window, window + 3, runner.length - 8):
         runner.reset()
         runner.prefill(tokens[:prompt])
-        check("decode", runner.target("decode", tokens[prompt : prompt + 1], prompt), prompt, 1)
+        check(runner.target("decode", tokens[prompt : prompt + 1], prompt), prompt, 1)
         slot = prompt + 1
         ours = runner.draft(tokens[slot], truth.activations[slot - 1].numpy(), slot, 4)
         theirs = draft(target, drafter, states, tokens[slot], slot, 4)
@@ -64,7 +66,7 @@ def test_every_signature_equals_transformers(case, graph_runner: Load) -> None:
             scored = logits > logits.min() if drafter.config.use_ordered_embeddings else torch.ones_like(logits) > 0
             assert_close(step["logits"][0, 0][scored.numpy()], logits[scored])
             assert_close(step["projected_activations"][0, 0], activations)
-        check("verify", runner.target("verify", tokens[slot : slot + 5], slot), slot, 5)
+        check(runner.target("verify", tokens[slot : slot + 5], slot), slot, 5)
         for layer, (keys, values) in enumerate(truth.caches):
             assert_close(runner.caches[f"kv_cache_k_{layer}"][0, :, : slot + 5], keys[:, : slot + 5])
             written = runner.caches[f"kv_cache_v_{layer}"][0, :, :, : slot + 5]
@@ -93,15 +95,29 @@ def test_verify_rows_equal_decode_steps_bit_for_bit(
 
 # What LiteRT's GPU delegate (WebGPU, litert-lm 0.18.1) took when whole bundles were loaded on it.
 GPU_OPERATORS = frozenset(
-    "ADD BATCH_MATMUL CONCATENATION EMBEDDING_LOOKUP EQUAL FULLY_CONNECTED GATHER GELU LESS MEAN MUL ONE_HOT RESHAPE RSQRT"
-    " SELECT_V2 SLICE SOFTMAX SUB SUM TANH TOPK_V2 TRANSPOSE odml.cache_update odml.runtime_bmm".split()
-)
+    {
+        "ADD", "BATCH_MATMUL", "CONCATENATION", "EMBEDDING_LOOKUP", "EQUAL", "FULLY_CONNECTED", "GATHER", "GELU",
+        "LESS", "MEAN", "MUL", "ONE_HOT", "RESHAPE", "RSQRT", "SELECT_V2", "SLICE", "SOFTMAX", "SUB", "SUM", "TANH",
+        "TOPK_V2", "TRANSPOSE", "odml.cache_update", "odml.runtime_bmm",
+    }
+)  # fmt: skip
 
 
 def rejected_operators(content: bytes) -> set[str]:
-    """Operators of a model's signatures that the GPU delegate is not known to take."""
+    """Operators of a model's signatures that the GPU delegate is not known to take.
+
+    It aborts on EMBEDDING_LOOKUP in a float32 table, which therefore counts as rejected.
+    """
     model = read_model(content, "model")
-    return {name for signature in model.signatures for name in signature.operators} - GPU_OPERATORS
+    found = {name for signature in model.signatures for name in signature.operators} - GPU_OPERATORS
+    parsed = parse(bytes(content))
+    for graph in parsed.subgraphs:
+        for operator in graph.operators:
+            if operator_code(parsed, operator) == schema.BuiltinOperator.EMBEDDING_LOOKUP:
+                table = graph.tensors[int(operator.inputs[1])]
+                if table.type == schema.TensorType.FLOAT32:
+                    found.add("EMBEDDING_LOOKUP (float32)")
+    return found
 
 
 @pytest.mark.parametrize("export", ["small_fp32", "small_int8", "e4b", "dense_head"])
@@ -113,25 +129,26 @@ def test_graphs_use_only_operators_that_the_gpu_delegate_takes(
     assert rejected_operators((folder / f"{model}.tflite").read_bytes()) == set()
 
 
-def test_operator_check_fails_on_index_select(tmp_path: Path) -> None:
-    """The planted fault: what `index_select` lowers to is not accepted."""
+class _Select(torch.nn.Module):
+    def forward(self, table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        return torch.index_select(table, 0, index)
+
+
+class _Lookup(torch.nn.Module):
+    def forward(self, table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.embedding(index, table * 2)
+
+
+@pytest.mark.parametrize(("module", "operator"), [(_Select(), "GATHER_ND"), (_Lookup(), "EMBEDDING_LOOKUP (float32)")])
+def test_operator_check_fails_on_a_planted_operator(module: torch.nn.Module, operator: str) -> None:
     import litert_torch
 
-    class Select(torch.nn.Module):
-        def forward(self, table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-            return torch.index_select(table, 0, index)
-
     arguments = (torch.zeros(8, 4), torch.zeros(3, dtype=torch.int32))
-    content = litert_torch.convert(Select().eval(), arguments).model_content()
-    assert "GATHER_ND" in rejected_operators(content)
+    assert operator in rejected_operators(litert_torch.convert(module.eval(), arguments).model_content())
 
 
 def test_draft_step_multiplies_only_centroids_and_chosen_rows(small_fp32: Path) -> None:
     """The clustered head has no product with the whole vocabulary."""
-    from ai_edge_litert import schema_py_generated as schema
-
-    from gemma_mtp.export.skeleton import operator_code, parse
-
     model = parse((small_fp32 / "mtp_drafter.tflite").read_bytes())
     graph = model.subgraphs[0]
     products = {schema.BuiltinOperator.FULLY_CONNECTED, schema.BuiltinOperator.BATCH_MATMUL}

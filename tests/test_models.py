@@ -3,6 +3,9 @@ sliding window."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -23,6 +26,11 @@ PATTERNS = {
     "no_softcapping": {"final_logit_softcapping": None},
     "default_pattern": {"layer_types": None, "num_hidden_layers": 12, "num_kv_shared_layers": 6},
 }
+
+
+def param_tensor(first: int, end: int) -> torch.Tensor:
+    """What LiteRT-LM passes for slots `first`..`end - 1`."""
+    return torch.tensor([first, end, end, 0, 0, 0, 0]).int().view(1, 1, 1, 7)
 
 
 class Pair:
@@ -62,8 +70,8 @@ class Pair:
             "per_layer_embeddings": torch.cat([embed_per_layer(self.target_config, self.weights, i) for i in ids], 1),
             "input_pos": positions,
             "mask": torch.where(columns <= positions[:, None], 0.0, -1e30)[None, None],
-            "param_tensor": torch.tensor([first, first + len(tokens), first + len(tokens), 0, 0, 0, 0]).int().view(1, 1, 1, 7),
-        }  # fmt: skip
+            "param_tensor": param_tensor(first, first + len(tokens)),
+        }
 
     def empty(self) -> dict[str, torch.Tensor]:
         return {name: torch.zeros(shape) for name, shape in self.kv.target_shapes().items()}
@@ -99,6 +107,56 @@ def test_prefill_decode_and_verify_equal_transformers(pair: Pair) -> None:
         close(caches[cache.value_name][0, :, :, :27], values[:, :27].transpose(1, 2))
 
 
+def without_layer_scalar(pair: Pair) -> None:
+    pair.weights = {name: torch.ones(1) if "layer_scalar" in name else value for name, value in pair.weights.items()}
+
+
+def with_config(**changes: object) -> Callable[[Pair], None]:
+    def change(pair: Pair) -> None:
+        pair.target_config = replace(pair.target_config, **changes)
+
+    return change
+
+
+def with_sliding(**changes: object) -> Callable[[Pair], None]:
+    def change(pair: Pair) -> None:
+        pair.target_config = replace(pair.target_config, sliding=replace(pair.target_config.sliding, **changes))
+
+    return change
+
+
+def with_rope_base(pair: Pair) -> None:
+    pair.weights["rope.sliding"] = rope_table(replace(pair.target_config.sliding, rope_theta=2e4), LENGTH)
+
+
+def with_full_rotation(pair: Pair) -> None:
+    pair.weights["rope.full"] = rope_table(replace(pair.target_config.full, rotated_pairs=16), LENGTH)
+
+
+FAULTS = {
+    "window_one_wider": with_sliding(window=9),
+    "window_one_narrower": with_sliding(window=7),
+    "no_softcapping": with_config(final_logit_softcapping=None),
+    "epsilon": with_config(rms_norm_eps=1e-3),
+    "no_layer_scalar": without_layer_scalar,
+    "rope_base": with_rope_base,
+    "full_rotation": with_full_rotation,
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("fault", FAULTS)
+def test_comparison_notices_a_planted_fault(fault: str) -> None:
+    pair = Pair({})
+    truth = oracle.run_target(pair.target, pair.tokens)
+    FAULTS[fault](pair)
+    model = TargetModel(pair.target_config, pair.kv)
+    caches = model.prefill(pair.weights, **pair.step(0, pair.tokens[:20]), caches=pair.empty())
+    logits, _, _ = model.decode(pair.weights, **pair.step(20, pair.tokens[20:21]), caches=caches)
+    with pytest.raises(AssertionError):
+        close(logits[0], truth.logits[20:21])
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("slot", [3, 8, 9, 25])
 @pytest.mark.parametrize("dense_head", [False, True])
@@ -120,7 +178,7 @@ def test_draft_steps_equal_transformers_drafter(slot: int, dense_head: bool) -> 
             torch.cat((embedded, activation), -1),
             torch.tensor([slot - 1]).int(),
             torch.where(torch.arange(LENGTH) < slot, 0.0, -1e30).view(1, 1, 1, -1),
-            torch.tensor([slot - 1, slot, slot, 0, 0, 0, 0]).int().view(1, 1, 1, 7),
+            param_tensor(slot - 1, slot),
             caches,
         )
         token = int(logits.argmax())
@@ -140,6 +198,6 @@ def test_weight_lists_name_every_tensor_of_the_checkpoints(pair: Pair) -> None:
     target = {w.source for w in decode_weights(pair.target_config, LENGTH)} | {"embed_tokens_per_layer.weight"}
     assert target - {None} == {name for name in pair.weights if not name.startswith("rope.")} - {"lm_head.weight"}
     drafter = {w.source for w in drafter_weights(pair.drafter_config, LENGTH)} - {None}
-    own = {name for name in pair.drafter.state_dict()} - {"lm_head.weight"}
+    own = set(pair.drafter.state_dict()) - {"lm_head.weight"}
     assert drafter == {name.removeprefix("model.") for name in own}
     assert set(prefill_weights(pair.target_config, LENGTH)) < set(decode_weights(pair.target_config, LENGTH))

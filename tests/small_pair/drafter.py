@@ -67,7 +67,7 @@ def drafter_config(target: Gemma4TextConfig) -> Gemma4AssistantConfig:
 
 
 def balanced_clusters(table: torch.Tensor, clusters: int) -> torch.Tensor:
-    """Token ordering int64 `[V]`: rows of `table` `[V, D]` split in halves along their main direction, again and again."""
+    """Token ordering int64 `[V]`: rows of `table` `[V, D]` halved along their main direction, repeatedly."""
     groups = [torch.arange(table.shape[0])]
     while len(groups) < clusters:
         halves = []

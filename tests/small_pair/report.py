@@ -1,4 +1,4 @@
-"""How much of what the drafter drafts is accepted, in the reference loop and in transformers' own assisted generation."""
+"""How much of what is drafted is accepted: in the reference loop, and in transformers' own assisted generation."""
 
 from __future__ import annotations
 

@@ -12,10 +12,10 @@ from .corpus import Document
 
 VOCABULARY = 2048
 # The first tokens stand where Gemma 4 has them (pad 0, eos 1, bos 2, unk 3); the others are its control tokens.
-SPECIAL_TOKENS = (
-    ["<pad>", "<eos>", "<bos>", "<unk>", "<|turn>", "<turn|>", "<|channel>", "<channel|>", "<|think|>"]
-    + ["<|tool>", "<tool|>", "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>", '<|"|>']
-)  # fmt: skip
+SPECIAL_TOKENS = [
+    "<pad>", "<eos>", "<bos>", "<unk>", "<|turn>", "<turn|>", "<|channel>", "<channel|>", "<|think|>", "<|tool>",
+    "<tool|>", "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>", '<|"|>',
+]  # fmt: skip
 _BYTES = [f"<0x{value:02X}>" for value in range(256)]
 # Words keep their leading space; a newline takes the next line's indentation with it.
 _PIECES = r"\n▁*|▁?[A-Za-z_]+|▁?[0-9]|▁?[^\n▁A-Za-z_0-9]+|▁+"
