@@ -172,7 +172,7 @@ def main() -> NoReturn:
     """Entry point: errors a person can mend become one line and exit code 2."""
     signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
     try:
-        sys.exit(cli.main(standalone_mode=False) or 0)
+        sys.exit(cli.main(prog_name="gemma-mtp-export", standalone_mode=False) or 0)
     except (UserError, click.ClickException) as error:
         message = error.format_message() if isinstance(error, click.ClickException) else str(error)
         click.echo(f"Error: {' '.join(message.split())}", err=True)

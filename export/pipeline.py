@@ -116,7 +116,7 @@ def export(
 
     with staged_folder(out) as staging:
         signatures = [signature for model in models.values() for signature in model.signatures]
-        with reporter.stage("Tracing graphs", len(signatures)) as advance:
+        with reporter.stage("Tracing graphs", len(signatures), lines=True) as advance:
             traced = convert(
                 signatures,
                 cache=skeleton_cache,

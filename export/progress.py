@@ -25,18 +25,21 @@ class Reporter:
             self.console.print(line, highlight=False, soft_wrap=True, markup=False)
 
     @contextlib.contextmanager
-    def stage(self, title: str, total: float) -> Iterator[Advance]:
-        """A piece of work of `total` units; the block is given a function (units done, what was just done)."""
+    def stage(self, title: str, total: float, *, lines: bool = False) -> Iterator[Advance]:
+        """A piece of work of `total` units; the block is given a function (units done, what was just done).
+
+        Away from a terminal, `lines` prints one line for each call of that function.
+        """
         started = time.monotonic()
         if self.quiet:
             yield lambda amount, detail: None
             return
-        if not self.console.is_terminal:
-            self.say(f"{title} ...")
-            yield lambda amount, detail: None
-        else:
+        if self.console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[detail]}"))
             with Progress(*columns, TimeElapsedColumn(), console=self.console, transient=True) as progress:
                 task = progress.add_task(title, total=total, detail="")
                 yield lambda amount, detail: progress.update(task, advance=amount, detail=detail)
+        else:
+            self.say(f"{title} ...")
+            yield lambda amount, detail: self.say(f"  {detail}") if lines else None
         self.say(f"{title}: done in {time.monotonic() - started:.1f} s")

@@ -15,9 +15,12 @@ import click
 import torch
 import transformers
 
+from gemma_mtp.runtime.reference import load_pair
+
 from . import corpus
 from .drafter import own_text, train_drafter
 from .optimisers import Schedule
+from .report import measure
 from .target import train_target
 from .tokenizer import train_tokenizer
 
@@ -55,6 +58,16 @@ def write_drafter(target_folder: Path, folder: Path) -> None:
     write_google_form(folder / "config.json")
 
 
+def report(target_folder: Path, folder: Path) -> None:
+    """Acceptance on held-out prompts."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(target_folder)
+    prompts = [prompt for prompt in corpus.held_out_prompts(80, seed=1) if len(prompt) < 450][:40]
+    acceptance = measure(*load_pair(str(target_folder), str(folder)), tokenizer, prompts, new_tokens=128)
+    positions = ", ".join(f"{share:.2f}" for share in acceptance.by_position)
+    _say(f"held out: {acceptance.overall:.1%} of drafted tokens accepted; all right up to position: {positions}")
+    _say(f"first 48 tokens of each text: {acceptance.early:.1%}; transformers' assisted: {acceptance.assisted:.1%}")
+
+
 def write_google_form(path: Path) -> None:
     """State the full layers' head size as `global_head_dim`, as the released checkpoints do."""
     config = json.loads(path.read_text())
@@ -72,6 +85,7 @@ def main(out: Path) -> None:
         write_target(out / "target")
     if not (out / "drafter" / "config.json").exists():
         write_drafter(out / "target", out / "drafter")
+    report(out / "target", out / "drafter")
 
 
 if __name__ == "__main__":

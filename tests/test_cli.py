@@ -1,0 +1,112 @@
+"""The commands as a person types them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from gemma_mtp.export import cli
+from tests.conftest import CONTEXT, DRAFTER, PREFILL, TARGET, Exports
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
+    """Runs the command; returns exit code, standard output and standard error."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["gemma-mtp-export", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        output, error = capfd.readouterr()
+        return int(stopped.value.code or 0), output, error
+
+    return call
+
+
+def shared_options(exports: Exports) -> list[str]:
+    lengths = ",".join(map(str, PREFILL))
+    return [
+        *("--context-length", str(CONTEXT), "--prefill-lengths", lengths),
+        *("--skeleton-cache", str(exports.skeletons)),
+    ]
+
+
+def test_export_says_what_it_does_and_prints_the_bundle(
+    run, small_fp32: Path, exports: Exports, tmp_path: Path
+) -> None:
+    arguments = ["export", str(TARGET), str(DRAFTER), "-o", str(tmp_path / "out"), "--weights", "fp32"]
+    code, output, error = run(*arguments, *shared_options(exports))
+    assert code == 0
+    assert output.strip() == str(tmp_path / "out" / "model.litertlm")
+    for said in ("16 of 128 clusters", f"{CONTEXT} tokens", "8, 32", "Tracing graphs", "Writing mtp_drafter: done"):
+        assert said in error
+
+
+def test_quiet_export_prints_only_the_bundle(run, small_fp32: Path, exports: Exports, tmp_path: Path) -> None:
+    code, output, error = run(
+        "export", str(TARGET), str(DRAFTER), "-o", str(tmp_path / "out"), "-q", *shared_options(exports)
+    )
+    assert (code, error) == (0, "")
+    assert output.strip().endswith("model.litertlm")
+
+
+def test_export_into_an_empty_folder(run, small_fp32: Path, exports: Exports, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    code, _, _ = run("export", str(TARGET), str(DRAFTER), "-o", str(tmp_path / "out"), "-q", *shared_options(exports))
+    assert code == 0
+    assert (tmp_path / "out" / "manifest.json").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_demo_shows_equal_texts_and_acceptance(run, small_fp32: Path, exports: Exports) -> None:
+    code, output, _ = run("demo", "--weights", "fp32", *shared_options(exports))
+    assert code == 0
+    for said in (
+        "speculative decoding off",
+        "speculative decoding on",
+        "equal",
+        "acceptance rate",
+        "tokens per target",
+    ):
+        assert said in output
+
+
+def test_inspect_shows_what_matters_before_shipping(run, small_int8: Path) -> None:
+    code, output, _ = run("inspect", str(small_int8 / "model.litertlm"))
+    assert code == 0
+    for said in (
+        f"{CONTEXT} tokens", "gemma4", "clustered", "4 per round", "int8", "verify", "kv_cache_k_3", "needs for MTP",
+    ):  # fmt: skip
+        assert said in output
+
+
+def test_inspect_as_json(run, small_int8: Path) -> None:
+    code, output, _ = run("inspect", str(small_int8 / "model.litertlm"), "--json")
+    about = json.loads(output)
+    assert code == 0
+    assert about["speculative_decoding"]["draft_tokens"] == 4
+    assert about["speculative_decoding"]["problems"] == []
+    verify = about["models"]["prefill_decode"]["signatures"]["verify"]
+    assert verify["inputs"]["input_pos"] == {"shape": [5], "dtype": "int32"}
+
+
+def test_version(run) -> None:
+    code, output, _ = run("--version")
+    assert (code, output.strip()) == (0, f"gemma-mtp-export, version {version('gemma-mtp-export')}")
+
+
+@pytest.mark.parametrize("command", ["export", "inspect", "demo"])
+def test_help(command: str, run) -> None:
+    code, output, _ = run(command, "--help")
+    assert code == 0
+    assert f"Usage: gemma-mtp-export {command}" in output
+
+
+def test_mistyped_command_gets_a_suggestion(run) -> None:
+    code, _, error = run("exprt")
+    assert code == 2
+    assert "Did you mean 'export'?" in error
