@@ -1,21 +1,21 @@
 """Skeleton and weights to a .tflite file: every weight input becomes a constant, streamed behind the flatbuffer.
 
 LiteRT reads a buffer from `offset` and `size` counted from the start of the file, so models pass the two gigabytes
-that a flatbuffer can address, and no more than one tensor is in memory at a time.
+that a flatbuffer can address, and no more than one block of one weight is in memory at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from ..quantize.recipes import Format, Recipe
-from ..quantize.tensors import BYTES_PER_ELEMENT, StoredTensor, store
+from ..quantize.tensors import BYTES_PER_ELEMENT, store
 from .checkpoint import sha256_of
 from .skeleton import gather_from_float_tables, pack
 from .trace import WEIGHT_PREFIX
@@ -58,7 +58,7 @@ def bind(
     model: Any,
     weights: dict[str, Weight],
     recipe: Recipe,
-    read: Callable[[Weight], np.ndarray],
+    read: Callable[[Weight], Iterable[np.ndarray]],
     path: Path,
     on_progress: Callable[[Weight], None] = lambda weight: None,
 ) -> BoundFile:
@@ -68,7 +68,7 @@ def bind(
         model: object form; changed in place.
         weights: every weight of the model by name.
         recipe: how to store them. All signatures share one buffer per weight.
-        read: gives a weight's values, float32, or int32 where its role is INDEX.
+        read: gives a weight's values in blocks of whole rows, float32, or int32 where its role is INDEX.
         path: a new file.
         on_progress: called with each weight as it is written.
     """
@@ -82,12 +82,10 @@ def bind(
         offset = _round_up(offset + slot.size)
     with path.open("w+b") as file:
         for slot in slots:
-            stored = store(read(slot.weight), slot.stored_as)
-            _check_shape(slot, stored)
             file.seek(slot.buffer.offset)
-            file.write(np.ascontiguousarray(stored.data).data)
-            if stored.scales is not None:
-                _set_scales(slot.tensors, stored.scales)
+            scales = _write_blocks(file, slot, read(slot.weight))
+            if scales is not None:
+                _set_scales(slot.tensors, scales)
             on_progress(slot.weight)
         file.truncate(offset)
         content = pack(model)
@@ -139,9 +137,18 @@ def _set_scales(tensors: list[Any], scales: np.ndarray) -> None:
         tensor.quantization = quantization
 
 
-def _check_shape(slot: _Slot, stored: StoredTensor) -> None:
-    if stored.data.nbytes != slot.size:
-        raise AssertionError(f"{slot.weight.name}: {stored.data.nbytes} bytes, expected {slot.size}")
+def _write_blocks(file: BinaryIO, slot: _Slot, blocks: Iterable[np.ndarray]) -> np.ndarray | None:
+    """Write a weight's rows block by block; one scale per row if its format has them. Rows are quantized alone, so
+    the result does not depend on the blocks."""
+    written, scales = 0, []
+    for block in blocks:
+        stored = store(block, slot.stored_as)
+        written += file.write(np.ascontiguousarray(stored.data).data)
+        if stored.scales is not None:
+            scales.append(stored.scales)
+    if written != slot.size:
+        raise AssertionError(f"{slot.weight.name}: wrote {written} bytes, expected {slot.size}")
+    return np.concatenate(scales) if scales else None
 
 
 def _round_up(size: int) -> int:

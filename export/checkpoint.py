@@ -140,10 +140,15 @@ class Checkpoint:
 
     def read(self, name: str) -> torch.Tensor:
         """One tensor by its name without the prefix: float32, or as stored where it holds integers."""
+        _, entry = self._find(name)
+        return self.read_rows(name, 0, entry.shape[0])
+
+    def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Rows `start`..`stop - 1` of a tensor, as `read` gives it; nothing else of it is loaded."""
         full, entry = self._find(name)
         try:
             with safe_open(entry.file, framework="pt") as file:
-                tensor = file.get_tensor(full)
+                tensor = file.get_slice(full)[start:stop]
         except (OSError, SafetensorError) as error:
             raise UserError(f"{entry.file}: {full} cannot be read ({error})") from error
         return tensor.float() if tensor.is_floating_point() else tensor

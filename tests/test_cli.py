@@ -110,3 +110,9 @@ def test_mistyped_command_gets_a_suggestion(run) -> None:
     code, _, error = run("exprt")
     assert code == 2
     assert "Did you mean 'export'?" in error
+
+
+def test_no_arguments_print_the_help(run) -> None:
+    code, _, error = run()
+    assert code == 2
+    assert "Commands:\n" in error
