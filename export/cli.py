@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 import click
@@ -168,9 +169,14 @@ def demo_command(out: Path | None, prompt: str | None, quiet: bool, **choices: A
         sys.exit(1)
 
 
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    """Take SIGTERM as Ctrl-C is taken, also where SIGINT itself is ignored, as in a shell's background job."""
+    raise KeyboardInterrupt
+
+
 def main() -> NoReturn:
     """Entry point: errors a person can mend become one line and exit code 2."""
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         sys.exit(cli.main(prog_name="gemma-mtp-export", standalone_mode=False) or 0)
     except click.exceptions.NoArgsIsHelpError as error:

@@ -286,8 +286,14 @@ def test_mistyped_option_gets_a_suggestion(refused: Refused) -> None:
 def test_interrupted_run_leaves_nothing(number: int, pair, tmp_path: Path) -> None:
     before = sorted(tmp_path.rglob("*"))
     command = [sys.executable, "-m", "gemma_mtp.export.cli", "export", str(pair[0]), str(pair[1])]
+    ignored = {signal.SIGINT: signal.SIG_DFL, signal.SIGTERM: signal.SIG_IGN}
     process = subprocess.Popen(
-        [*command, "-o", str(tmp_path / "out")], stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "200"}
+        [*command, "-o", str(tmp_path / "out")],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "COLUMNS": "200"},
+        # A background job starts with SIGINT ignored, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, ignored[number]),
     )
     assert process.stderr
     for line in process.stderr:
