@@ -15,7 +15,7 @@ from typing import Any
 
 from ..runtime.bundle_file import BundleFile
 from ..runtime.errors import UserError
-from ..runtime.model_file import read_model
+from ..runtime.model_file import read_model, read_model_file
 from .bind import BoundFile, bind, format_of
 from .bundle import MODELS, BundleParts, write_bundle
 from .checkpoint import Checkpoint, describe_left_out, sha256_of
@@ -184,8 +184,7 @@ def _elements(weight: Weight) -> int:
 
 def _check_written(paths: dict[str, Path]) -> None:
     """Check the KV signature on the finished files: what the drafter reads, every target signature writes."""
-    target = read_model(paths["prefill_decode"].read_bytes(), "prefill_decode")
-    drafter = read_model(paths["mtp_drafter"].read_bytes(), "mtp_drafter")
+    target, drafter = (read_model_file(paths[name]) for name in ("prefill_decode", "mtp_drafter"))
     for signature in target.signatures:
         check_shared(signature.caches(written=True), signature.caches(written=False))
         check_shared(signature.caches(written=True), drafter.signatures[0].caches(written=False))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import mmap
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,7 +58,7 @@ class ModelInfo:
         return next((signature for signature in self.signatures if signature.name == name), None)
 
 
-def read_model(content: memoryview | bytes, where: str) -> ModelInfo:
+def read_model(content: memoryview | bytes | mmap.mmap, where: str) -> ModelInfo:
     """What a .tflite flatbuffer says of itself; `where` names it in errors.
 
     Raises:
@@ -72,6 +74,21 @@ def read_model(content: memoryview | bytes, where: str) -> ModelInfo:
         raise
     except Exception as error:  # The flatbuffer reader fails in many ways on bytes that are no model.
         raise UserError(f"{where}: not a readable .tflite model ({error})") from error
+
+
+def read_model_file(path: Path) -> ModelInfo:
+    """`read_model` of the file `path`, which is mapped, not read.
+
+    Raises:
+        UserError: not a readable flatbuffer.
+    """
+    with path.open("rb") as file:
+        try:
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except ValueError as error:  # An empty file.
+            raise UserError(f"{path}: not a readable .tflite model ({error})") from error
+        with content:
+            return read_model(content, str(path))
 
 
 def _signature(model: Any, index: int) -> SignatureInfo:
