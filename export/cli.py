@@ -16,6 +16,7 @@ from rich.console import Console
 
 from ..quantize.recipes import RECIPES
 from ..runtime.errors import UserError
+from .cli_runtime import benchmark_command, generate_command
 from .options import DEFAULT_CONTEXT_LENGTH, DEFAULT_DRAFT_TOKENS, DEFAULT_PREFILL_LENGTHS, SHORT_PREFILL
 
 _BAD_INPUT = 2
@@ -42,6 +43,10 @@ def _export_options(command: Callable[..., None]) -> Callable[..., None]:
             click.option(
                 "--num-draft-tokens", type=int, default=DEFAULT_DRAFT_TOKENS, show_default=True,
                 help="Tokens drafted per round; fixed in the bundle (verify takes one more).",
+            ),
+            click.option(
+                "--verify-lengths", callback=_lengths, metavar="N,N,...",
+                help="Further draft lengths for this project's runtime to choose from; they share all weights.",
             ),
             click.option(
                 "--context-length", type=int, metavar="TOKENS",
@@ -99,6 +104,7 @@ def _run_export(
     num_draft_tokens: int,
     context_length: int | None,
     prefill_lengths: tuple[int, ...] | None,
+    verify_lengths: tuple[int, ...] | None,
     skeleton_cache: Path | None,
     verbose: bool,
 ) -> Path:
@@ -113,6 +119,7 @@ def _run_export(
         context_length=context_length,
         prefill_lengths=prefill_lengths,
         draft_tokens=num_draft_tokens,
+        verify_lengths=verify_lengths or (),
         weights=weights,
     )
     if not quiet:
@@ -172,6 +179,10 @@ def demo_command(out: Path | None, prompt: str | None, quiet: bool, **choices: A
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     """Take SIGTERM as Ctrl-C is taken, also where SIGINT itself is ignored, as in a shell's background job."""
     raise KeyboardInterrupt
+
+
+cli.add_command(generate_command)
+cli.add_command(benchmark_command)
 
 
 def main() -> NoReturn:

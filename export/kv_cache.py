@@ -17,9 +17,9 @@ SEQUENCE_AXIS = {"k": 2, "v": 3}
 _LENGTH_MULTIPLE = 16
 
 
-def cache_length(context_length: int, draft_tokens: int) -> int:
-    """Slots L of every cache: verify may write `draft_tokens + 1` rows past the advertised context."""
-    needed = context_length + draft_tokens + 1
+def cache_length(context_length: int, longest_draft: int) -> int:
+    """Slots L of every cache: verify may write `longest_draft + 1` rows past the advertised context."""
+    needed = context_length + longest_draft + 1
     return -(-needed // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE
 
 

@@ -23,12 +23,20 @@ class ExportOptions:
     """Resolved options of one export.
 
     `context_length` is the advertised maximum of prompt and answer together, in tokens; `prefill_lengths` ascend.
+    `draft_tokens` is what LiteRT-LM drafts per round; `verify_lengths`, ascending, are further draft lengths that a
+    runtime may choose from.
     """
 
     context_length: int
     prefill_lengths: tuple[int, ...]
     draft_tokens: int
+    verify_lengths: tuple[int, ...]
     recipe: Recipe
+
+    @property
+    def longest_draft(self) -> int:
+        """The longest draft that the bundle can verify."""
+        return max(self.draft_tokens, *self.verify_lengths, 0)
 
 
 def resolve_options(
@@ -37,6 +45,7 @@ def resolve_options(
     context_length: int | None = None,
     prefill_lengths: tuple[int, ...] | None = None,
     draft_tokens: int = DEFAULT_DRAFT_TOKENS,
+    verify_lengths: tuple[int, ...] = (),
     weights: str = "int8",
 ) -> ExportOptions:
     """Options with defaults filled in from the target's limits.
@@ -48,9 +57,12 @@ def resolve_options(
         raise UserError(f"--weights: {weights!r} is unknown, expected one of {', '.join(RECIPES)}")
     if not 1 <= draft_tokens <= _MAX_DRAFT_TOKENS:
         raise UserError(f"--num-draft-tokens: {draft_tokens}, expected 1 to {_MAX_DRAFT_TOKENS}")
+    for length in verify_lengths:
+        if not 1 <= length <= _MAX_DRAFT_TOKENS:
+            raise UserError(f"--verify-lengths: {length}, expected draft lengths of 1 to {_MAX_DRAFT_TOKENS}")
     longest = config.max_position_embeddings
     context = context_length if context_length is not None else min(DEFAULT_CONTEXT_LENGTH, longest)
-    shortest = SHORT_PREFILL + draft_tokens + 1
+    shortest = SHORT_PREFILL + max(draft_tokens, *verify_lengths, 0) + 1
     if not shortest <= context <= longest:
         raise UserError(
             f"--context-length: {context}, expected {shortest} to {longest} (max_position_embeddings of the target)"
@@ -68,7 +80,8 @@ def resolve_options(
             )
     if not lengths or min(lengths) > SHORT_PREFILL:
         lengths.add(SHORT_PREFILL)
-    return ExportOptions(context, tuple(sorted(lengths)), draft_tokens, RECIPES[weights])
+    further = tuple(sorted(set(verify_lengths) - {draft_tokens}))
+    return ExportOptions(context, tuple(sorted(lengths)), draft_tokens, further, RECIPES[weights])
 
 
 def _is_prime(number: int) -> bool:

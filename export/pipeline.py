@@ -104,7 +104,7 @@ def export(
     """
     text = read_text_files(pair.target, pair.target_config)
     kv = kv_signature(
-        pair.target_config, pair.drafter_config, cache_length(options.context_length, options.draft_tokens)
+        pair.target_config, pair.drafter_config, cache_length(options.context_length, options.longest_draft)
     )
     models = _models(pair, kv, options)
     for model in models.values():
@@ -167,7 +167,7 @@ class _Model:
 def _models(pair: Pair, kv: KVSignature, options: ExportOptions) -> dict[str, _Model]:
     target, drafter = pair.target_config, pair.drafter_config
     signatures = {
-        "prefill_decode": target_signatures(target, kv, options.prefill_lengths, options.draft_tokens),
+        "prefill_decode": target_signatures(target, kv, options),
         "embedder": [embedder_signature(target)],
         "per_layer_embedder": [per_layer_embedder_signature(target)],
     }

@@ -17,6 +17,7 @@ from .drafter import DrafterModel
 from .embedders import embed, embed_per_layer
 from .kv_cache import KVSignature
 from .layers import Weights
+from .options import ExportOptions
 from .target import TargetModel
 from .weights import (
     Weight,
@@ -102,22 +103,26 @@ def _embed_per_layer(config: TargetConfig, weights: Weights, inputs: Tensors) ->
     return {"per_layer_embeddings": embed_per_layer(config, weights, inputs["token_ids"])}
 
 
-def target_signatures(
-    config: TargetConfig, kv: KVSignature, prefill_lengths: tuple[int, ...], draft_tokens: int
-) -> list[Signature]:
-    """`prefill_N` for each length, `decode`, and `verify` of `draft_tokens + 1` tokens."""
+def target_signatures(config: TargetConfig, kv: KVSignature, options: ExportOptions) -> list[Signature]:
+    """The target's entry points.
+
+    `prefill_N` of N tokens for each length; `decode`; `verify` of `draft_tokens + 1` tokens, which LiteRT-LM runs; and
+    `verify_N` of N + 1 tokens for each further draft length N.
+    """
     model = TargetModel(config, kv)
     prefill_side = tuple(prefill_weights(config, kv.length))
     decode_side = tuple(decode_weights(config, kv.length))
     prefills = [
         Signature(f"prefill_{tokens}", partial(_prefill, model), _target_inputs(config, kv, tokens), prefill_side)
-        for tokens in prefill_lengths
+        for tokens in options.prefill_lengths
     ]
-    return [
-        *prefills,
-        Signature("decode", partial(_decode, model), _target_inputs(config, kv, 1), decode_side),
-        Signature("verify", partial(_decode, model), _target_inputs(config, kv, draft_tokens + 1), decode_side),
+    passes = {"decode": 1, "verify": options.draft_tokens + 1}
+    passes |= {f"verify_{length}": length + 1 for length in options.verify_lengths}
+    decodes = [
+        Signature(name, partial(_decode, model), _target_inputs(config, kv, tokens), decode_side)
+        for name, tokens in passes.items()
     ]
+    return [*prefills, *decodes]
 
 
 def drafter_signature(target: TargetConfig, config: DrafterConfig, kv: KVSignature) -> Signature:

@@ -46,17 +46,23 @@ def options_table(pair: Pair, options: ExportOptions, out: Path) -> Table:
             ("weights", options.recipe.name),
             ("context", f"{options.context_length} tokens"),
             ("prefill", ", ".join(map(str, options.prefill_lengths))),
-            ("draft tokens", str(options.draft_tokens)),
+            ("draft tokens", _draft_lengths(options.draft_tokens, options.verify_lengths)),
             ("out", str(out)),
         ],
     )
+
+
+def _draft_lengths(stock: int, further: Iterable[int]) -> str:
+    text = f"{stock} per round"
+    return f"{text}; the Python runtime also {', '.join(map(str, further))}" if further else text
 
 
 def print_inspection(inspection: Inspection, console: Console) -> None:
     """What a person wants to know of a bundle before shipping it."""
     about = inspection.as_dict()
     speculative = about["speculative_decoding"]
-    drafts = "no" if speculative["draft_tokens"] is None else f"{speculative['draft_tokens']} per round"
+    stock, further = speculative["draft_tokens"], speculative["further_draft_tokens"]
+    drafts = "no" if stock is None else _draft_lengths(stock, further)
     console.print(
         _pairs(
             about["file"],

@@ -33,6 +33,14 @@ class Inspection:
         return positions.shape[0] - 1 if positions and positions.shape else None
 
     @property
+    def further_draft_tokens(self) -> list[int]:
+        """Draft lengths of verify signatures beside `verify`, which this project's runtime can choose from."""
+        target = self.models.get("prefill_decode")
+        others = [s for s in target.signatures if s.name.startswith("verify") and s.name != "verify"] if target else []
+        found = [positions.shape[0] - 1 for signature in others if (positions := signature.input("input_pos"))]
+        return sorted(found)
+
+    @property
     def drafter(self) -> SignatureInfo | None:
         """The drafter's signature, the first of its model."""
         model = self.models.get("mtp_drafter")
@@ -113,6 +121,7 @@ class Inspection:
             "min_runtime_version": metadata.min_runtime_version if metadata else None,
             "speculative_decoding": {
                 "draft_tokens": self.draft_tokens,
+                "further_draft_tokens": self.further_draft_tokens,
                 "head": self.head,
                 "shared_kv": {
                     name: {"shape": list(shape), "dtype": dtype}

@@ -1,0 +1,147 @@
+"""Text in, text out: what a person calls.
+
+from gemma_mtp.runtime.model import load
+
+print(load("out/model.litertlm").generate("Why is the sky blue?").text)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from .acceptance import rule_for
+from .chat_template import Message, render_chat
+from .engine import Engine
+from .generation import Generation, GenerationOptions
+from .loading import OpenBundle, open_bundle
+from .schedules import ConstantSchedule, Schedule, schedule_for
+from .session import Session
+from .statistics import Statistics
+from .text import TextStream
+
+
+class Model:
+    """A bundle, compiled. One answer runs at a time; the cache is kept, so a prompt that goes on from an earlier one
+    runs only what is new."""
+
+    def __init__(self, bundle: OpenBundle, threads: int) -> None:
+        self.bundle = bundle
+        self.engine = Engine(bundle, threads)
+        self._session = Session(self.engine, bundle.rules.context_length)
+
+    def stream(self, prompt: str | Sequence[Message], options: GenerationOptions | None = None) -> Generation:
+        """Begin an answer to `prompt`: a user's message, or a whole chat as `{"role": ..., "content": ...}` messages.
+
+        Raises:
+            UserError: the prompt fills the context, or an option does not fit the bundle.
+        """
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        rules = self.bundle.rules
+        text = render_chat(rules.chat_template, messages, self.bundle.tokenizer.decode(rules.start))
+        return self.stream_text(text, options)
+
+    def stream_text(self, text: str, options: GenerationOptions | None = None) -> Generation:
+        """Go on from `text` as it is, without the chat template; the start token is put before it if it lacks it.
+
+        Raises:
+            UserError: see `stream`.
+        """
+        return self.stream_tokens(self.encode(text), options)
+
+    def stream_tokens(self, tokens: Sequence[int], options: GenerationOptions | None = None) -> Generation:
+        """Go on from `tokens` as they are.
+
+        Raises:
+            UserError: see `stream`.
+        """
+        options = options or GenerationOptions()
+        schedule, statistics = self._schedule(options), Statistics()
+        self._session.check(tokens)
+        rounds = self._session.rounds(
+            tokens,
+            rule_for(options.sampling),
+            schedule,
+            max_tokens=options.max_tokens,
+            threshold=options.confidence,
+            statistics=statistics,
+        )
+        stream = TextStream(self.bundle.tokenizer.decode, options.stop_strings)
+        return Generation(
+            rounds, statistics, stream, self.engine.clock, is_stop=self._is_stop, max_tokens=options.max_tokens
+        )
+
+    def generate(self, prompt: str | Sequence[Message], options: GenerationOptions | None = None) -> Generation:
+        """The whole answer to `prompt`; arguments and errors as of `stream`."""
+        return self.stream(prompt, options).finish()
+
+    def reset(self) -> None:
+        """Forget all earlier prompts and answers."""
+        self._session.reset()
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of `text`, with the start token before them if `text` lacks it."""
+        tokens, start = self.bundle.tokenizer.encode(text), list(self.bundle.rules.start)
+        return tokens if tokens[: len(start)] == start else start + tokens
+
+    def _schedule(self, options: GenerationOptions) -> Schedule:
+        contract = self.bundle.contract
+        cannot_draft = contract.max_draft_tokens == 0 and options.draft_tokens is None
+        if not options.mtp or cannot_draft:
+            return ConstantSchedule(0)
+        return schedule_for(
+            options.schedule,
+            options.draft_tokens,
+            default=contract.default_draft_tokens,
+            longest=contract.max_draft_tokens,
+        )
+
+    def _is_stop(self, tokens: list[int]) -> bool:
+        return any(tuple(tokens[-len(stop) :]) == stop for stop in self.bundle.rules.stop)
+
+
+class Conversation:
+    """Turns with one model; every turn's prompt is all turns before it, of which the cache holds most."""
+
+    def __init__(self, model: Model, options: GenerationOptions | None = None, system: str | None = None) -> None:
+        self.model = model
+        self.options = options
+        self.messages: list[Message] = [{"role": "system", "content": system}] if system else []
+        self._answer: Generation | None = None
+
+    def stream(self, text: str) -> Generation:
+        """Begin the answer to the user's next message; what came of it is remembered at the next one.
+
+        Raises:
+            UserError: the conversation fills the context; it is left as it was.
+        """
+        messages = [*self.messages, *self._last_answer(), {"role": "user", "content": text}]
+        answer = self.model.stream(messages, self.options)
+        self.messages, self._answer = messages, answer
+        return answer
+
+    def send(self, text: str) -> Generation:
+        """The whole answer to the user's next message; errors as of `stream`."""
+        return self.stream(text).finish()
+
+    def _last_answer(self) -> list[Message]:
+        return [{"role": "assistant", "content": self._answer.text}] if self._answer else []
+
+
+def load(path: str | Path, threads: int | None = None) -> Model:
+    """Open and compile a bundle: a .litertlm file, or an export's folder.
+
+    Args:
+        path: the file or folder.
+        threads: CPU threads; all cores, at most 4, by default.
+
+    Raises:
+        UserError: see `open_bundle`; or LiteRT refuses a model.
+    """
+    return Model(open_bundle(Path(path)), threads or default_threads())
+
+
+def default_threads() -> int:
+    """All cores, at most 4, as LiteRT-LM does."""
+    return min(4, os.cpu_count() or 1)
