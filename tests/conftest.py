@@ -13,17 +13,31 @@ from rich.console import Console
 # Tests never download: set before huggingface_hub is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+from transformers import AutoTokenizer
+
 from gemma_mtp.export.demo import SMALL_PAIR
 from gemma_mtp.export.options import resolve_options
 from gemma_mtp.export.pipeline import export, open_pair
 from gemma_mtp.export.progress import Reporter
+from gemma_mtp.runtime.reference import greedy_tokens, load_pair
+from gemma_mtp.runtime.stock import StockRun, run_stock
 from tests import oracle
 from tests.graph_runner import GraphRunner
+from tests.small_pair.corpus import held_out_prompts
 
 # The small pair's window is 64: prompts and answers cross it several times before the context ends.
-CONTEXT = 256
+CONTEXT, WINDOW, DRAFT_TOKENS, STOP = 256, 64, 4, (1, 5)
 PREFILL = (32,)
+PROMPTS, TO_THE_END, GREEDY_TOKENS = 100, 24, 40
 TARGET, DRAFTER = SMALL_PAIR / "target", SMALL_PAIR / "drafter"
+
+
+@dataclass(frozen=True)
+class HeldOutPrompt:
+    """A prompt, and its tokens with the start token."""
+
+    text: str
+    tokens: list[int]
 
 
 @dataclass
@@ -42,12 +56,17 @@ class Exports:
         weights: str = "fp32",
         context: int = CONTEXT,
         prefill: tuple[int, ...] = PREFILL,
+        verify_lengths: tuple[int, ...] = (),
     ) -> Path:
         """Folder of the export called `name`, made now if it is new."""
         if name not in self.done:
             pair = open_pair(str(target), str(drafter))
             options = resolve_options(
-                pair.target_config, context_length=context, prefill_lengths=prefill, weights=weights
+                pair.target_config,
+                context_length=context,
+                prefill_lengths=prefill,
+                verify_lengths=verify_lengths,
+                weights=weights,
             )
             reporter = Reporter(Console(stderr=True))
             out = self.folder / name
@@ -101,6 +120,68 @@ def dense_drafter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def dense_head(exports: Exports, dense_drafter: Path) -> Path:
     return exports("dense-head", drafter=dense_drafter)
+
+
+@pytest.fixture(scope="session")
+def small_lengths(exports: Exports) -> Path:
+    """An int8 bundle with verify signatures for 2, 4 and 8 draft tokens."""
+    return exports("small-lengths", weights="int8", verify_lengths=(2, 8))
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(TARGET)
+
+
+@pytest.fixture(scope="session")
+def torch_pair():
+    """transformers' own models of the shipped pair, float32."""
+    return load_pair(str(TARGET), str(DRAFTER))
+
+
+@pytest.fixture(scope="session")
+def prompts(tokenizer) -> list[HeldOutPrompt]:
+    """Held-out prompts of many lengths; the first few nearly fill the context, many cross the window."""
+    texts = held_out_prompts(4 * PROMPTS)
+    pool = [HeldOutPrompt(t, tokenizer("<bos>" + t, add_special_tokens=False)["input_ids"]) for t in texts]
+    long = [prompt for prompt in pool if CONTEXT - 45 <= len(prompt.tokens) <= CONTEXT - 2]
+    fitting = [prompt for prompt in pool if len(prompt.tokens) < CONTEXT - 45]
+    chosen = [*long[:6], *fitting[: PROMPTS - 6]]
+    lengths = sorted(len(prompt.tokens) for prompt in chosen)
+    assert len(chosen) == PROMPTS
+    assert lengths[0] < 20
+    assert sum(length > WINDOW for length in lengths) >= PROMPTS // 4
+    assert lengths[-1] > CONTEXT - 45
+    return chosen
+
+
+@pytest.fixture(scope="session")
+def stock_runs(request: pytest.FixtureRequest, prompts: list[HeldOutPrompt]):
+    """All prompts on stock LiteRT-LM, `(off, on)`, by name of a bundle's fixture; each made once."""
+    made: dict[str, tuple[StockRun, StockRun]] = {}
+
+    def run(name: str) -> tuple[StockRun, StockRun]:
+        if name not in made:
+            bundle, texts = request.getfixturevalue(name) / "model.litertlm", [prompt.text for prompt in prompts]
+            made[name] = (run_stock(bundle, texts, speculative=False), run_stock(bundle, texts, speculative=True))
+        return made[name]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def greedy(torch_pair, prompts: list[HeldOutPrompt]) -> list[list[int]]:
+    """transformers' greedy continuation of every prompt, with the stop token that ended it.
+
+    The first `TO_THE_END` go a little past the context's end, the others (generate is slow) to `GREEDY_TOKENS`.
+    """
+    room = [CONTEXT - len(prompt.tokens) for prompt in prompts]
+    limits = [
+        left + DRAFT_TOKENS if index < TO_THE_END else min(left, GREEDY_TOKENS) for index, left in enumerate(room)
+    ]
+    return [
+        greedy_tokens(torch_pair[0], prompt.tokens, limit, STOP) for prompt, limit in zip(prompts, limits, strict=True)
+    ]
 
 
 @pytest.fixture(scope="session")
