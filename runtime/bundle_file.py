@@ -86,6 +86,14 @@ class BundleFile:
         """The bytes of `section`, not copied."""
         return memoryview(self._map)[section.begin : section.end]
 
+    def copy(self, section: Section) -> bytes:
+        """The bytes of `section`, copied; the pages that were mapped for it are given back."""
+        content = bytes(self.content(section))
+        begin = section.begin - section.begin % mmap.PAGESIZE
+        if hasattr(self._map, "madvise"):
+            self._map.madvise(mmap.MADV_DONTNEED, begin, section.end - begin)
+        return content
+
     def model_sections(self) -> dict[str, Section]:
         """Model sections by model type."""
         return {section.model_type or "?": section for section in self.sections if section.kind == MODEL_SECTION}

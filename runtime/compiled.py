@@ -6,7 +6,7 @@ are handed from signature to signature and never read or written here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,18 @@ from .errors import UserError
 from .model_file import ModelInfo, SignatureInfo
 
 Caches = dict[str, TensorBuffer]
+# XNNPACK's name (kInMemoryCachePath) for a weight cache in memory, which all signatures of a model share. Without one
+# each signature packs its own copy: an int8 model of E2B's size took 7.8 GB instead of 2.8, and 28 s to load, not 5.
+_SHARED_PACKED_WEIGHTS = ":memory"
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """One .tflite model: `path` where it is a file of its own, `content` where it is a section of a bundle."""
+    """One .tflite model: `path` where it is a file of its own; where it is a section of a bundle, `copy` reads it."""
 
     info: ModelInfo
     path: Path | None
-    content: memoryview | None
+    copy: Callable[[], bytes]
     where: str
 
 
@@ -40,11 +43,12 @@ def compile_model(source: ModelSource, environment: Environment, threads: int) -
     Raises:
         UserError: LiteRT refuses the model.
     """
-    options = Options(cpu_options=CpuOptions(num_threads=threads))
+    cpu = CpuOptions(num_threads=threads, xnnpack_weight_cache_path=_SHARED_PACKED_WEIGHTS)
+    options = Options(cpu_options=cpu)
     try:
         if source.path is not None:
             return CompiledModel.from_file(str(source.path), environment=environment, options=options)
-        return CompiledModel.from_buffer(bytes(source.content or b""), environment=environment, options=options)
+        return CompiledModel.from_buffer(source.copy(), environment=environment, options=options)
     except RuntimeError as error:
         raise UserError(f"{source.where}: LiteRT cannot load the model ({error}); export it again") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,15 +73,16 @@ def _bundle_in(folder: Path) -> Path:
 
 
 def _from_file(path: Path) -> ModelSource:
-    return ModelSource(_with_signatures(read_model_file(path), str(path)), path, None, str(path))
+    return ModelSource(_with_signatures(read_model_file(path), str(path)), path, path.read_bytes, str(path))
 
 
 def _from_sections(bundle: BundleFile) -> dict[str, ModelSource]:
     found: dict[str, ModelSource] = {}
     for name, section in bundle.model_sections().items():
         if name in _NEEDED:
-            where, content = f"{bundle.path} ({name})", bundle.content(section)
-            found[name] = ModelSource(_with_signatures(read_model(content, where), where), None, content, where)
+            where = f"{bundle.path} ({name})"
+            info = _with_signatures(read_model(bundle.content(section), where), where)
+            found[name] = ModelSource(info, None, partial(bundle.copy, section), where)
     return found
 
 
