@@ -267,6 +267,8 @@ def test_output_folder_that_cannot_be_written(refused: Refused, tmp_path: Path) 
         (("--context-length", "4096"), "--context-length: 4096, expected 13 to 128"),
         (("--num-draft-tokens", "0"), "--num-draft-tokens: 0, expected 1 to 15"),
         (("--num-draft-tokens", "99"), "--num-draft-tokens: 99"),
+        (("--verify-lengths", "2,0"), "--verify-lengths: 0, expected draft lengths of 1 to 15"),
+        (("--verify-lengths", "2;8"), "expected whole numbers with commas between"),
         (("--prefill-lengths", "1000"), "--prefill-lengths: 1000, expected 1 to the context length, 128"),
         (("--prefill-lengths", "31"), "--prefill-lengths: 31 is prime"),
         (("--prefill-lengths", "a,b"), "expected whole numbers with commas between"),

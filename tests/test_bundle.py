@@ -106,6 +106,16 @@ def test_inspection_finds_nothing_wrong(small_int8: Path, dense_head: Path) -> N
     assert inspection.as_dict()["context_length"] == CONTEXT
 
 
+def test_further_verify_lengths_share_all_weights(small_int8: Path, small_lengths: Path) -> None:
+    plain, further = (inspect_bundle(folder / "model.litertlm") for folder in (small_int8, small_lengths))
+    assert (further.draft_tokens, further.further_draft_tokens) == (4, [2, 8])
+    assert further.problems() == []
+    names = [signature.name for signature in further.models["prefill_decode"].signatures]
+    assert names == ["prefill_8", "prefill_32", "decode", "verify", "verify_2", "verify_8"]
+    int8 = [inspection.models["prefill_decode"].constant_bytes["int8"] for inspection in (plain, further)]
+    assert int8[0] == int8[1]
+
+
 @pytest.mark.parametrize(
     ("read", "reason"),
     [
