@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ class Stopwatch:
     """Seconds and calls by kind of step."""
 
     def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         self.calls: Counter[str] = Counter()
 
     @contextmanager
@@ -24,7 +24,7 @@ class Stopwatch:
         try:
             yield
         finally:
-            self.seconds[kind] += time.perf_counter() - started  # pyright: ignore[reportArgumentType]
+            self.seconds[kind] += time.perf_counter() - started
             self.calls[kind] += 1
 
 
@@ -37,7 +37,6 @@ class Statistics:
         generated_tokens: tokens of the answers, a final stop token among them.
         rounds: rounds with at least one drafted token.
         drafted_at: how many rounds drafted a token at position i (from 0); `accepted_at` of how many it was accepted.
-        drafted_by_length: rounds by number of drafted tokens.
         target_passes: decode and verify passes.
         seconds: wall time by kind: `prefill`, `decode`, `verify`, `draft`, and `total` of everything.
     """
