@@ -182,7 +182,8 @@ def test_greedy_output_is_the_targets_own_whatever_is_drafted(data: st.DataObjec
 
 @settings(deadline=None, max_examples=200)
 @given(
-    logits=st.lists(st.floats(-20, 20, width=32), min_size=2, max_size=40, unique=True),
+    # Apart by more than rounding: which of two equally probable tokens a filter keeps is nobody's to say.
+    logits=st.lists(st.integers(-2000, 2000).map(lambda hundredths: hundredths / 100), min_size=2, unique=True),
     temperature=st.floats(0.2, 3),
     top_k=st.integers(1, 40),
     top_p=st.floats(0.05, 1),
