@@ -25,7 +25,7 @@ class StockRuntimeError(RuntimeError):
 
 @dataclass(frozen=True)
 class Request:
-    """What to run: each prompt in a session of its own, greedily, until a stop token or the context's end.
+    """What to run: each prompt in a session of its own, greedily, until a stop token, `max_tokens` or the context's end.
 
     `prompts` are texts as the model reads them, but for the start token, which the runtime puts before each;
     `backend` is `cpu` or `gpu`.
@@ -36,6 +36,7 @@ class Request:
     speculative: bool
     backend: str = "cpu"
     threads: int = 2
+    max_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -49,14 +50,23 @@ class StockRun:
 
 
 def run_stock(
-    bundle: Path, prompts: Sequence[str], *, speculative: bool, backend: str = "cpu", threads: int = 2
+    bundle: Path,
+    prompts: Sequence[str],
+    *,
+    speculative: bool,
+    backend: str = "cpu",
+    threads: int = 2,
+    max_tokens: int | None = None,
 ) -> StockRun:
     """Decode `prompts` greedily on stock LiteRT-LM.
+
+    With speculative decoding LiteRT-LM finishes the round in which it reaches `max_tokens` or the context's end, so a
+    text may go on a little further than without.
 
     Raises:
         StockRuntimeError: the runtime failed, or did not report an acceptance rate though it should have.
     """
-    request = Request(str(bundle), tuple(prompts), speculative, backend, threads)
+    request = Request(str(bundle), tuple(prompts), speculative, backend, threads, max_tokens)
     with tempfile.TemporaryDirectory(prefix="gemma-mtp-stock-") as folder:
         asked, answered = Path(folder, "request.json"), Path(folder, "result.json")
         asked.write_text(json.dumps(asdict(request)), "utf-8")
@@ -93,7 +103,9 @@ def main() -> None:
         )
         with engine:
             for prompt in request.prompts:
-                with engine.create_session(apply_prompt_template=False, sampler_config=greedy) as session:
+                with engine.create_session(
+                    apply_prompt_template=False, sampler_config=greedy, max_output_tokens=request.max_tokens
+                ) as session:
                     session.run_prefill([prompt])
                     started = time.perf_counter()
                     texts.append(session.run_decode().texts[0])
