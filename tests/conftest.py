@@ -8,8 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from rich.console import Console
 
+# The same examples in every run; HYPOTHESIS_PROFILE=default searches for new ones.
+settings.register_profile("reproducible", derandomize=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "reproducible"))
 # Tests never download: set before huggingface_hub is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
