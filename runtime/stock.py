@@ -25,7 +25,7 @@ class StockRuntimeError(RuntimeError):
 
 @dataclass(frozen=True)
 class Request:
-    """What to run: each prompt in a session of its own, greedily, until a stop token, `max_tokens` or the context's end.
+    """What to run: each prompt in a session of its own, greedily, until a stop token, `max_tokens` or the end.
 
     `prompts` are texts as the model reads them, but for the start token, which the runtime puts before each;
     `backend` is `cpu` or `gpu`.

@@ -11,9 +11,6 @@ import pytest
 from hypothesis import settings
 from rich.console import Console
 
-# The same examples in every run; HYPOTHESIS_PROFILE=default searches for new ones.
-settings.register_profile("reproducible", derandomize=True)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "reproducible"))
 # Tests never download: set before huggingface_hub is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -28,6 +25,10 @@ from gemma_mtp.runtime.stock import StockRun, run_stock
 from tests import oracle
 from tests.graph_runner import GraphRunner
 from tests.small_pair.corpus import held_out_prompts
+
+# The same examples in every run; HYPOTHESIS_PROFILE=default searches for new ones.
+settings.register_profile("reproducible", derandomize=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "reproducible"))
 
 # The small pair's window is 64: prompts and answers cross it several times before the context ends.
 CONTEXT, WINDOW, DRAFT_TOKENS, STOP = 256, 64, 4, (1, 5)
