@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -149,6 +149,17 @@ class Checkpoint:
         try:
             with safe_open(entry.file, framework="pt") as file:
                 tensor = file.get_slice(full)[start:stop]
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{entry.file}: {full} cannot be read ({error})") from error
+        return tensor.float() if tensor.is_floating_point() else tensor
+
+    def read_rows_at(self, name: str, rows: Sequence[int]) -> torch.Tensor:
+        """The given rows of a tensor, stacked, as `read` gives it; nothing else of it is loaded."""
+        full, entry = self._find(name)
+        try:
+            with safe_open(entry.file, framework="pt") as file:
+                table = file.get_slice(full)
+                tensor = torch.cat([table[row : row + 1] for row in rows])
         except (OSError, SafetensorError) as error:
             raise UserError(f"{entry.file}: {full} cannot be read ({error})") from error
         return tensor.float() if tensor.is_floating_point() else tensor

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from ..quantize.recipes import RECIPES
 from ..runtime.errors import UserError
+from .cli_parity import verify_command
 from .cli_runtime import benchmark_command, generate_command
 from .options import DEFAULT_CONTEXT_LENGTH, DEFAULT_DRAFT_TOKENS, DEFAULT_PREFILL_LENGTHS, SHORT_PREFILL
 
@@ -183,6 +184,7 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
 
 cli.add_command(generate_command)
 cli.add_command(benchmark_command)
+cli.add_command(verify_command)
 
 
 def main() -> NoReturn:

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from ..runtime.errors import UserError
 from ..runtime.native_output import silence_native_stderr
-from ..runtime.prompts import Prompt, read_prompts, user_prompt
+from ..runtime.prompts import DEFAULT_PROMPTS, Prompt, read_prompts, user_prompt
 from ..runtime.schedules import SCHEDULES
 from .tables_runtime import print_benchmark, print_statistics
 
@@ -22,12 +22,6 @@ if TYPE_CHECKING:
     from ..runtime.model import Model
     from ..runtime.statistics import Statistics
 
-# For a benchmark without prompts: a question, a text to go on with, code.
-_DEFAULT_PROMPTS = (
-    "Explain in a few sentences why the sky is blue.",
-    "Write a short story about a lighthouse keeper who finds a letter.",
-    "Write a Python function that reads a CSV file and returns the mean of every numeric column.",
-)
 _BENCHMARK_TOKENS = 128
 
 
@@ -141,7 +135,7 @@ def benchmark_command(
 
     if prompts and prompts_file:
         raise UserError("expected either --prompt TEXT or --prompts FILE.jsonl, not both")
-    asked = _read_prompts(prompts, prompts_file, raw) or [user_prompt(text) for text in _DEFAULT_PROMPTS]
+    asked = _read_prompts(prompts, prompts_file, raw) or [user_prompt(text) for text in DEFAULT_PROMPTS]
     options = GenerationOptions(max_tokens=choices["max_tokens"] or _BENCHMARK_TOKENS)
     model = _load(bundle, choices["threads"], choices["verbose"])
     with Console(stderr=True).status("measuring") as status:

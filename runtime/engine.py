@@ -79,12 +79,18 @@ class Engine:
     def prefill(self, tokens: Sequence[int], slot: int) -> None:
         """Write the cache rows of `tokens` from `slot` on, in chunks of the lengths that the bundle has."""
         with self.clock.time("prefill"):
-            done = 0
-            while done < len(tokens):
-                step = self._prefill_for(len(tokens) - done, slot + done)
-                chunk = tokens[done : done + step.tokens]
-                self._run_target(step, chunk, slot + done)
-                done += len(chunk)
+            for step, first, last in self.prefill_plan(len(tokens), slot):
+                self._run_target(step, tokens[first:last], slot + first)
+
+    def prefill_plan(self, count: int, slot: int) -> list[tuple[StepSignature, int, int]]:
+        """How `prefill` runs `count` tokens from `slot` on: signature, first token, last token + 1 of each chunk."""
+        plan: list[tuple[StepSignature, int, int]] = []
+        done = 0
+        while done < count:
+            step = self._prefill_for(count - done, slot + done)
+            plan.append((step, done, min(count, done + step.tokens)))
+            done = plan[-1][2]
+        return plan
 
     def decode(self, token: int, slot: int) -> TargetRows:
         """Run `token` in `slot`; one row."""
@@ -127,6 +133,16 @@ class Engine:
             inputs["activations"] = np.concatenate((embedding, activation)).reshape(1, 1, -1)
             graph.run(inputs, self.caches, {})
             return graph.output("logits").reshape(-1), graph.output("projected_activations").reshape(-1)
+
+    def read_cache(self, name: str) -> np.ndarray:
+        """A copy of a whole cache tensor, for comparisons; decoding itself never reads one."""
+        shape, dtype = self.contract.decode.cache_inputs[name]
+        return self.caches[name].read(int(np.prod(shape)), np.dtype(dtype)).reshape(shape)
+
+    def write_cache(self, name: str, values: np.ndarray) -> None:
+        """Replace a whole cache tensor by `values` of its shape, for comparisons."""
+        _, dtype = self.contract.decode.cache_inputs[name]
+        self.caches[name].write(np.ascontiguousarray(values, dtype))
 
     def _prefill_for(self, count: int, slot: int) -> StepSignature:
         """The signature for the next of `count` tokens: the longest that they fill, or one that they nearly fill."""

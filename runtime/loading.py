@@ -48,12 +48,11 @@ def open_bundle(path: Path) -> OpenBundle:
     Raises:
         UserError: not a bundle, truncated, or without a section, signature or tensor that is needed to run it.
     """
+    bundle = BundleFile(bundle_file_in(path))
     if path.is_dir():
-        bundle = BundleFile(_bundle_in(path))
         models = {file.stem: _from_file(file) for file in sorted(path.glob("*.tflite"))}
         models = models or _from_sections(bundle)
     else:
-        bundle = BundleFile(path)
         models = _from_sections(bundle)
     where = str(path)
     contract = read_contract({name: source.info for name, source in models.items()}, where)
@@ -64,11 +63,18 @@ def open_bundle(path: Path) -> OpenBundle:
     return OpenBundle(where, models, contract, tokenizer, _rules(bundle, contract, tokenizer, where))
 
 
-def _bundle_in(folder: Path) -> Path:
-    found = sorted(folder.glob("*.litertlm"))
+def bundle_file_in(path: Path) -> Path:
+    """The .litertlm file: `path` itself, or the one in the folder `path`.
+
+    Raises:
+        UserError: the folder holds none, or more than one.
+    """
+    if not path.is_dir():
+        return path
+    found = sorted(path.glob("*.litertlm"))
     if len(found) != 1:
         count = f"{len(found)} .litertlm files" if found else "no .litertlm file"
-        raise UserError(f"{folder}: {count}; expected one, for the tokenizer, stop tokens and context length")
+        raise UserError(f"{path}: {count}; expected one, for the tokenizer, stop tokens and context length")
     return found[0]
 
 

@@ -38,9 +38,7 @@ class Model:
             UserError: the prompt fills the context, or an option does not fit the bundle.
         """
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        rules = self.bundle.rules
-        text = render_chat(rules.chat_template, messages, self.bundle.tokenizer.decode(rules.start))
-        return self.stream_text(text, options)
+        return self.stream_text(self.render(messages), options)
 
     def stream_text(self, text: str, options: GenerationOptions | None = None) -> Generation:
         """Go on from `text` as it is, without the chat template; the start token is put before it if it lacks it.
@@ -79,6 +77,15 @@ class Model:
     def reset(self) -> None:
         """Forget all earlier prompts and answers."""
         self._session.reset()
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """The text of a chat, by the bundle's template, with the start token's if the template writes it.
+
+        Raises:
+            UserError: see `render_chat`.
+        """
+        rules = self.bundle.rules
+        return render_chat(rules.chat_template, messages, self.bundle.tokenizer.decode(rules.start))
 
     def encode(self, text: str) -> list[int]:
         """Tokens of `text`, with the start token before them if `text` lacks it."""

@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from .generation import Generation, GenerationOptions
     from .model import Model
 
+# For runs without prompts: a question, a text to go on with, code.
+DEFAULT_PROMPTS = (
+    "Explain in a few sentences why the sky is blue.",
+    "Write a short story about a lighthouse keeper who finds a letter.",
+    "Write a Python function that reads a CSV file and returns the mean of every numeric column.",
+)
 _KEYS = ("prompt", "messages", "text")
 
 
@@ -33,11 +39,13 @@ class Prompt:
         """The user's message at the end of the chat."""
         return self.messages[-1]["content"]
 
+    def render(self, model: Model) -> str:
+        """The text as the model reads it; errors as of `Model.stream`."""
+        return model.render(self.messages) if self.text is None else self.text
+
     def stream(self, model: Model, options: GenerationOptions) -> Generation:
         """Begin the answer; errors as of `Model.stream`."""
-        if self.text is not None:
-            return model.stream_text(self.text, options)
-        return model.stream(self.messages, options)
+        return model.stream_text(self.render(model), options)
 
 
 def user_prompt(message: str) -> Prompt:

@@ -1,0 +1,50 @@
+"""What `verify` prints."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ..runtime.parity.report import Report, Verdict, number
+from .tables import size
+
+_STYLES = {
+    Verdict.NOTE: "dim",
+    Verdict.PASS: "green",
+    Verdict.SKIPPED: "dim",
+    Verdict.NEAR_TIE: "yellow",
+    Verdict.FAIL: "bold red",
+}
+
+
+def print_report(report: Report, console: Console, *, brief: bool = False) -> None:
+    """Every check under its stage, what there is to look at, and the verdict; `brief` is the verdict alone."""
+    if not brief:
+        console.print(checks_table(report))
+        for stage in report.stages:
+            for check in stage.checks:
+                if check.where and check.verdict in (Verdict.FAIL, Verdict.NEAR_TIE, Verdict.SKIPPED):
+                    line = f"{check.verdict.value} in {stage.name}, {check.name}: {check.where}"
+                    console.print(Text(line, style=_STYLES[check.verdict]))
+        about, limits = report.about, report.about["limits"]
+        console.print(f"Oracle: {about['oracle']}; {size(about['oracle_bytes'])} of weights at a time.", style="dim")
+        console.print(
+            f"Limits: {limits['name']}; near tie: at most {limits['near_tie']:g} below the best.", style="dim"
+        )
+    style = _STYLES[Verdict.FAIL if not report.passed else Verdict.NEAR_TIE if report.near_ties else Verdict.PASS]
+    console.print(Text(report.summary(), style=style))
+
+
+def checks_table(report: Report) -> Table:
+    """One row a check, under its stage."""
+    table = Table("check", "value", "limit", "verdict", title="Parity", title_justify="left", box=box.SIMPLE_HEAD)
+    for stage in report.stages:
+        table.add_row(Text(stage.name, style="bold"), "", "", Text(stage.verdict.value, style=_STYLES[stage.verdict]))
+        for check in stage.checks:
+            limit = "" if check.limit is None else f"{'≥' if check.at_least else '≤'} {number(check.limit)}"
+            verdict = check.verdict.value + (f" ({check.near_ties})" if check.near_ties else "")
+            shown = [Text(f"  {check.name}"), Text(number(check.value)), Text(limit)]
+            table.add_row(*shown, Text(verdict, style=_STYLES[check.verdict]))
+    return table

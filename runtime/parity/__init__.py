@@ -1,0 +1,1 @@
+"""Is a bundle still the torch model? Stage by stage against transformers' own classes, with numbers and thresholds."""
