@@ -16,6 +16,7 @@ from rich.console import Console
 
 from ..quantize.recipes import RECIPES
 from ..runtime.errors import UserError
+from ..runtime.native_output import silence_loggers, silence_native_stderr
 from .cli_parity import verify_command
 from .cli_runtime import benchmark_command, generate_command
 from .options import DEFAULT_CONTEXT_LENGTH, DEFAULT_DRAFT_TOKENS, DEFAULT_PREFILL_LENGTHS, SHORT_PREFILL
@@ -155,11 +156,13 @@ def inspect_command(bundle: Path, as_json: bool) -> None:
 @click.option("--prompt", default=None, help="Beginning of a Python program for the small pair to go on with.")
 @_export_options
 def demo_command(out: Path | None, prompt: str | None, quiet: bool, **choices: Any) -> None:
-    """Export the small trained pair that ships with this package and run it on stock LiteRT-LM, MTP off and on."""
+    """Export the small trained pair that ships with this package, run it on stock LiteRT-LM with MTP off and on, and
+    compare it with transformers' models."""
     import tempfile
 
-    from .demo import DEMO_PROMPT, SMALL_PAIR, compare
+    from .demo import DEMO_PROMPT, SMALL_PAIR, compare, parity
     from .tables import print_comparison
+    from .tables_parity import print_summary
 
     console = Console()
     with tempfile.TemporaryDirectory(prefix="gemma-mtp-demo-") as folder:
@@ -173,7 +176,11 @@ def demo_command(out: Path | None, prompt: str | None, quiet: bool, **choices: A
         )
         comparison = compare(bundle, prompt or DEMO_PROMPT)
         print_comparison(comparison, console)
-    if not comparison.equal:
+        silence_native_stderr()
+        silence_loggers()
+        report = parity(bundle, lambda stage: None if quiet else console.print(f"Comparing with transformers: {stage}"))
+        print_summary(report, console)
+    if not comparison.equal or not report.passed:
         sys.exit(1)
 
 

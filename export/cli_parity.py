@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 
 from ..runtime.errors import UserError
-from ..runtime.native_output import silence_native_stderr
+from ..runtime.native_output import silence_loggers, silence_native_stderr
 from ..runtime.prompts import DEFAULT_PROMPTS, read_prompts, user_prompt
 
 _FAILED = 1
@@ -65,6 +65,7 @@ def verify_command(
     """
     if not verbose:
         silence_native_stderr()
+        silence_loggers()
     from ..runtime.parity.verify import VerifyOptions
     from .parity import parse_size, verify_bundle
     from .tables_parity import print_report

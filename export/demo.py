@@ -1,12 +1,17 @@
-"""The demo: the shipped pair's bundle on stock LiteRT-LM, speculative decoding off and on."""
+"""The demo: the shipped pair's bundle on stock LiteRT-LM, speculative decoding off and on, and its parity."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..runtime.inspection import inspect_bundle
+from ..runtime.parity.report import Report
+from ..runtime.parity.verify import VerifyOptions
+from ..runtime.prompts import user_prompt
 from ..runtime.stock import StockRun, run_stock
+from .parity import verify_bundle
 
 SMALL_PAIR = Path(__file__).parent / "small_pair"
 # The small pair was trained to go on with Python source; a turn as its chat template renders it.
@@ -14,6 +19,7 @@ _TURN = "<|turn>user\n{prompt}<turn|>\n<|turn>model\n"
 DEMO_PROMPT = """\
 def is_package(self, fullname):
     filename = self.get_filename(fullname)"""
+_PARITY_PROMPTS = (DEMO_PROMPT, "class Stack:\n    def __init__(self):", "def main(argv=None):\n    parser = argparse")
 
 
 @dataclass(frozen=True)
@@ -59,3 +65,9 @@ def compare(bundle: Path, prompt: str) -> Comparison:
     rendered = [_TURN.format(prompt=prompt.strip())]
     plain, speculative = (run_stock(bundle, rendered, speculative=flag) for flag in (False, True))
     return Comparison(prompt, draft_tokens, plain, speculative)
+
+
+def parity(bundle: Path, on_stage: Callable[[str], None]) -> Report:
+    """Compare `bundle`, made from the shipped pair, with transformers' models; `on_stage` as of `verify`."""
+    options = VerifyOptions(tuple(user_prompt(prompt) for prompt in _PARITY_PROMPTS))
+    return verify_bundle(bundle, str(SMALL_PAIR / "target"), str(SMALL_PAIR / "drafter"), options, on_stage=on_stage)

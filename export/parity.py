@@ -20,7 +20,7 @@ from ..runtime.parity.report import Report
 from ..runtime.parity.verify import VerifyOptions, verify
 from ..runtime.prompts import DEFAULT_PROMPTS, user_prompt
 from .checkpoint import Checkpoint
-from .pipeline import open_pair
+from .pipeline import Pair, open_pair
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
@@ -50,12 +50,20 @@ def verify_bundle(
     """
     path = Path(bundle)
     options = options or VerifyOptions(tuple(user_prompt(text) for text in DEFAULT_PROMPTS))
-    pair = open_pair(target, drafter)
-    oracle = Oracle(_transformers_config(pair.target), pair.target, _transformers_config(pair.drafter), pair.drafter)
+    oracle = open_oracle(open_pair(target, drafter))
     if max_memory is not None:
         check_memory(memory_needed(path, oracle), max_memory)
     report = verify(path, oracle, options, on_stage)
     return Report({"target": target, "drafter": drafter, **report.about}, report.stages)
+
+
+def open_oracle(pair: Pair) -> Oracle:
+    """transformers' models on both checkpoints.
+
+    Raises:
+        UserError: transformers cannot read a configuration, or a tensor is missing.
+    """
+    return Oracle(_transformers_config(pair.target), pair.target, _transformers_config(pair.drafter), pair.drafter)
 
 
 def memory_needed(bundle: Path, oracle: Oracle) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -27,14 +29,34 @@ def print_report(report: Report, console: Console, *, brief: bool = False) -> No
             for check in stage.checks:
                 if check.where and check.verdict in (Verdict.FAIL, Verdict.NEAR_TIE, Verdict.SKIPPED):
                     line = f"{check.verdict.value} in {stage.name}, {check.name}: {check.where}"
-                    console.print(Text(line, style=_STYLES[check.verdict]))
+                    console.print(Text(line, style=_STYLES[check.verdict]), soft_wrap=True)
         about, limits = report.about, report.about["limits"]
         console.print(f"Oracle: {about['oracle']}; {size(about['oracle_bytes'])} of weights at a time.", style="dim")
         console.print(
             f"Limits: {limits['name']}; near tie: at most {limits['near_tie']:g} below the best.", style="dim"
         )
     style = _STYLES[Verdict.FAIL if not report.passed else Verdict.NEAR_TIE if report.near_ties else Verdict.PASS]
-    console.print(Text(report.summary(), style=style))
+    console.print(Text(report.summary(), style=style), soft_wrap=True)
+
+
+def print_summary(report: Report, console: Console) -> None:
+    """A line for each stage, and the verdict."""
+    table = Table(title="Parity with transformers", show_header=False, title_justify="left", title_style="bold")
+    for stage in report.stages:
+        checks = [check for check in stage.checks if check.verdict is not Verdict.NOTE]
+        ties = sum(check.near_ties for check in checks)
+        verdict = stage.verdict.value + (f" ({ties})" if ties else "")
+        table.add_row(stage.name, f"{len(checks)} checks", Text(verdict, style=_STYLES[stage.verdict]))
+    console.print(table)
+    print_report(report, console, brief=True)
+
+
+def report_text(report: Report) -> str:
+    """What `print_report` prints, as plain text."""
+    console = Console(file=io.StringIO(), width=120)
+    with console.capture() as captured:
+        print_report(report, console)
+    return captured.get()
 
 
 def checks_table(report: Report) -> Table:

@@ -1,9 +1,19 @@
-"""What native libraries write to standard error."""
+"""What libraries write to standard error that is no news to the person who runs a command."""
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+
+# torchao lists the GPU extensions that it cannot load, torch an enumeration that it knows already.
+_CHATTY_LOGGERS = ("torchao", "torch.utils._pytree")
+
+
+def silence_loggers() -> None:
+    """Show only errors of libraries that log at import; call it before transformers is imported."""
+    for name in _CHATTY_LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def silence_native_stderr() -> None:

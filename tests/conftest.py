@@ -30,6 +30,7 @@ from tests.small_pair.corpus import held_out_prompts
 settings.register_profile("reproducible", derandomize=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "reproducible"))
 
+pytest_plugins = ["pytester"]
 # The small pair's window is 64: prompts and answers cross it several times before the context ends.
 CONTEXT, WINDOW, DRAFT_TOKENS, STOP = 256, 64, 4, (1, 5)
 PREFILL = (32,)

@@ -150,8 +150,8 @@ class Report:
         if self.first_failure:
             failed = next(check for stage in self.stages for check in stage.checks if check.verdict is Verdict.FAIL)
             return f"FAIL, first in {self.first_failure}: {failed.name} is {shown(failed)}"
-        notes = [f"{self.near_ties} near ties"] if self.near_ties else []
-        notes += [f"{len(self.skipped)} checks skipped"] if self.skipped else []
+        counts = (("near tie", self.near_ties), ("skipped check", len(self.skipped)))
+        notes = [f"{count} {what}{'s' if count > 1 else ''}" for what, count in counts if count]
         return "PASS" + (f" ({', '.join(notes)})" if notes else "")
 
     def as_dict(self) -> dict[str, Any]:
@@ -176,9 +176,11 @@ def shown(check: Check) -> str:
 
 
 def number(value: float | str | None) -> str:
-    """A value for people: four digits, small ones as powers of ten."""
+    """A value for people: four digits, small ones as powers of ten, and all nines of one that is nearly 1."""
     if value is None:
         return "-"
     if isinstance(value, str):
         return value
+    if 0.999 < value < 1:
+        return f"{value:.7f}".rstrip("0")
     return f"{value:.4g}" if value == 0 or abs(value) >= 1e-3 else f"{value:.1e}"

@@ -95,8 +95,8 @@ def verify(
     stages = {stage: Stage(stage) for stage in STAGES}
 
     @contextmanager
-    def stage(title: str) -> Iterator[Stage]:
-        on_stage(title)
+    def stage(title: str, doing: str = "") -> Iterator[Stage]:
+        on_stage(doing or title)
         started = time.perf_counter()
         yield stages[title]
         stages[title].seconds += time.perf_counter() - started
@@ -116,7 +116,7 @@ def verify(
 
     model = Model(opened, options.threads or default_threads())
     texts = [prompt.render(model) for prompt in options.prompts]
-    with stage("generation"):
+    with stage("generation", "answers"):
         answers, without_mtp = _answers(model, oracle, texts, options.max_tokens)
     pool = [[*answer.prompt, *answer.generation.tokens] for answer in answers]
     context, window = opened.rules.context_length, oracle.config.sliding_window
