@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 .PHONY: help setup setup-dev demo test lint clean
 
 help:
-	@echo "make demo   set up, export the shipped pair, run it on stock LiteRT-LM with MTP off and on"
+	@echo "make demo   set up, export the shipped pair, run it with MTP off and on, compare it with transformers"
 	@echo "make test   set up, run linters and all tests"
 	@echo "make lint   format check, lint and type check only"
 	@echo "make clean  remove the environment and caches"
@@ -49,4 +49,4 @@ test: lint
 	@$(BIN)/python -m pytest
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .cache build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -48,7 +48,10 @@ class HeldOutPrompt:
 
 @dataclass
 class Exports:
-    """Exports on demand, each once, with one skeleton cache for all."""
+    """Exports on demand, each once, with one skeleton cache for all.
+
+    The cache is kept in the checkout: its keys hold the code and the versions that a traced graph depends on.
+    """
 
     folder: Path
     done: dict[str, Path] = field(default_factory=dict)
@@ -83,7 +86,7 @@ class Exports:
     @property
     def skeletons(self) -> Path:
         """Folder of traced graphs."""
-        return self.folder / "skeletons"
+        return Path(__file__).parents[1] / ".cache" / "skeletons"
 
 
 @pytest.fixture(scope="session")
