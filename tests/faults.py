@@ -61,7 +61,7 @@ def _swapped_layers(first: int, second: int) -> Callable[[Surgery], None]:
 def _epsilon(model: Surgery) -> None:
     """1e-4 instead of 1e-6. (1e-5 changes no cache of the shipped pair by more than 1e-5 of its range.)"""
     changed = 0
-    for _, graph in model.entries():
+    for graph in model.model.subgraphs:  # Composites have graphs of their own.
         for rsqrt in model.operators(graph, "RSQRT"):
             operator = model.producer(graph, rsqrt.inputs[0])
             while (
