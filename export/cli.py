@@ -162,7 +162,7 @@ def demo_command(out: Path | None, prompt: str | None, quiet: bool, **choices: A
 
     from .demo import DEMO_PROMPT, SMALL_PAIR, compare, parity
     from .tables import print_comparison
-    from .tables_parity import print_summary
+    from .tables_parity import print_summary, show_stages
 
     console = Console()
     with tempfile.TemporaryDirectory(prefix="gemma-mtp-demo-") as folder:
@@ -178,7 +178,8 @@ def demo_command(out: Path | None, prompt: str | None, quiet: bool, **choices: A
         print_comparison(comparison, console)
         silence_native_stderr()
         silence_loggers()
-        report = parity(bundle, lambda stage: None if quiet else console.print(f"Comparing with transformers: {stage}"))
+        with show_stages(Console(quiet=quiet)) as on_progress:
+            report = parity(bundle, on_progress)
         print_summary(report, console)
     if not comparison.equal or not report.passed:
         sys.exit(1)

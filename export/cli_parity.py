@@ -68,23 +68,15 @@ def verify_command(
         silence_loggers()
     from ..runtime.parity.verify import VerifyOptions
     from .parity import parse_size, verify_bundle
-    from .tables_parity import print_report
+    from .tables_parity import print_report, show_stages
 
     for file in (json_file, html_file):
         _check_writable(file)
     prompts = read_prompts(prompts_file) if prompts_file else [user_prompt(text) for text in DEFAULT_PROMPTS]
     options = VerifyOptions(tuple(prompts), stock=not no_stock, **choices)  # pyright: ignore[reportArgumentType]
-    console = Console(stderr=True)
-    with console.status("verifying") as status:
-
-        def on_stage(name: str) -> None:
-            if console.is_terminal:
-                status.update(f"verifying: {name}")
-            elif not quiet:
-                console.print(f"verifying: {name}")
-
-        limit = parse_size(max_memory) if max_memory else None
-        report = verify_bundle(bundle, target, drafter, options, max_memory=limit, on_stage=on_stage)
+    limit = parse_size(max_memory) if max_memory else None
+    with show_stages(Console(stderr=True, quiet=quiet)) as on_progress:
+        report = verify_bundle(bundle, target, drafter, options, max_memory=limit, on_progress=on_progress)
     if json_file:
         _write(json_file, json.dumps(report.as_dict(), indent=2) + "\n")
     if html_file:

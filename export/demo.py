@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..runtime.inspection import inspect_bundle
 from ..runtime.parity.report import Report
-from ..runtime.parity.verify import VerifyOptions
+from ..runtime.parity.verify import Progress, VerifyOptions
 from ..runtime.prompts import user_prompt
 from ..runtime.stock import StockRun, run_stock
 from .parity import verify_bundle
@@ -67,7 +66,9 @@ def compare(bundle: Path, prompt: str) -> Comparison:
     return Comparison(prompt, draft_tokens, plain, speculative)
 
 
-def parity(bundle: Path, on_stage: Callable[[str], None]) -> Report:
-    """Compare `bundle`, made from the shipped pair, with transformers' models; `on_stage` as of `verify`."""
+def parity(bundle: Path, on_progress: Progress) -> Report:
+    """Compare `bundle`, made from the shipped pair, with transformers' models; `on_progress` as of `verify`."""
     options = VerifyOptions(tuple(user_prompt(prompt) for prompt in _PARITY_PROMPTS))
-    return verify_bundle(bundle, str(SMALL_PAIR / "target"), str(SMALL_PAIR / "drafter"), options, on_stage=on_stage)
+    return verify_bundle(
+        bundle, str(SMALL_PAIR / "target"), str(SMALL_PAIR / "drafter"), options, on_progress=on_progress
+    )

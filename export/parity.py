@@ -9,7 +9,6 @@ assert report.passed, report.summary()
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from ..runtime.errors import UserError
 from ..runtime.loading import bundle_file_in
 from ..runtime.parity.oracle import Oracle
 from ..runtime.parity.report import Report
-from ..runtime.parity.verify import VerifyOptions, verify
+from ..runtime.parity.verify import Progress, VerifyOptions, verify
 from ..runtime.prompts import DEFAULT_PROMPTS, user_prompt
 from .checkpoint import Checkpoint
 from .pipeline import Pair, open_pair
@@ -32,7 +31,7 @@ def verify_bundle(
     options: VerifyOptions | None = None,
     *,
     max_memory: int | None = None,
-    on_stage: Callable[[str], None] = lambda name: None,
+    on_progress: Progress | None = None,
 ) -> Report:
     """Compare `bundle` with transformers' models on the two checkpoints, stage by stage.
 
@@ -42,7 +41,7 @@ def verify_bundle(
         drafter: hub id or folder.
         options: what to compare on; three general prompts by default.
         max_memory: refuse to begin if more bytes than this would be needed.
-        on_stage: called with each stage's name as it begins.
+        on_progress: see `verify`.
 
     Raises:
         UserError: bundle or checkpoints cannot be read, the checkpoints do not belong together, a prompt cannot be run,
@@ -53,7 +52,7 @@ def verify_bundle(
     oracle = open_oracle(open_pair(target, drafter))
     if max_memory is not None:
         check_memory(memory_needed(path, oracle), max_memory)
-    report = verify(path, oracle, options, on_stage)
+    report = verify(path, oracle, options, on_progress)
     return Report({"target": target, "drafter": drafter, **report.about}, report.stages)
 
 

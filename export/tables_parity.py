@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+from collections.abc import Iterator
 
 from rich import box
 from rich.console import Console
@@ -10,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..runtime.parity.report import Report, Verdict, number
+from ..runtime.parity.verify import Progress
 from .tables import size
 
 _STYLES = {
@@ -19,6 +22,22 @@ _STYLES = {
     Verdict.NEAR_TIE: "yellow",
     Verdict.FAIL: "bold red",
 }
+
+
+@contextlib.contextmanager
+def show_stages(console: Console) -> Iterator[Progress]:
+    """Says what a verification is doing: on a terminal in one line that changes, elsewhere in a line for each stage."""
+    told: list[str] = []
+    with console.status("verifying") as status:
+
+        def on_progress(stage: str, detail: str) -> None:
+            if console.is_terminal:
+                status.update(f"verifying: {stage}{f' ({detail})' if detail else ''}")
+            elif told[-1:] != [stage]:
+                console.print(f"verifying: {stage}")
+            told.append(stage)
+
+        yield on_progress
 
 
 def print_report(report: Report, console: Console, *, brief: bool = False) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -20,11 +20,12 @@ from .contract_stage import contract_stage
 from .drafter_stages import Answer, drafter_stage, loop_stage
 from .oracle import Oracle
 from .probe import make_probe
-from .report import Report, Stage
+from .report import Report, Stage, Verdict
 from .target_stages import Setup, decode_stage, embedders_stage, exactness_stage, prefill_stage, run_slots
 from .text_stages import generation_stage, stock_stage
-from .thresholds import read_thresholds, weight_format
+from .thresholds import Thresholds, read_thresholds, weight_format
 
+Progress = Callable[[str, str], None]
 STAGES = (
     "contract",
     "embedders",
@@ -71,9 +72,7 @@ class VerifyOptions:
             raise UserError(f"--probe-tokens: {self.probe_tokens}, expected 2 or more")
 
 
-def verify(
-    bundle: Path, oracle: Oracle, options: VerifyOptions, on_stage: Callable[[str], None] = lambda name: None
-) -> Report:
+def verify(bundle: Path, oracle: Oracle, options: VerifyOptions, on_progress: Progress | None = None) -> Report:
     """Compare `bundle`, a .litertlm file or an export's folder, with `oracle`, stage by stage.
 
     A fault shows in the first stage whose part of the path it is in, and often in the ones after it.
@@ -82,7 +81,7 @@ def verify(
         bundle: what to verify.
         oracle: transformers' models on the checkpoints that the bundle was made from.
         options: what to compare on.
-        on_stage: called with each stage's name as it begins.
+        on_progress: called with the name of the stage that runs, and what it does where there is something to say.
 
     Raises:
         UserError: the bundle cannot be read, a prompt cannot be run, or there are no limits for its weight format.
@@ -92,82 +91,99 @@ def verify(
     stored = inspection.models["prefill_decode"].constant_bytes if "prefill_decode" in inspection.models else {}
     name, limits = read_thresholds(options.recipe_thresholds, weight_format(stored), str(bundle))
     about = _about(file, oracle, options, name, asdict(limits))
-    stages = {stage: Stage(stage) for stage in STAGES}
-
-    @contextmanager
-    def stage(title: str, doing: str = "") -> Iterator[Stage]:
-        on_stage(doing or title)
-        started = time.perf_counter()
-        yield stages[title]
-        stages[title].seconds += time.perf_counter() - started
-
-    with stage("contract") as current:
+    stages = _Stages(on_progress)
+    opened = None
+    with stages.run("contract") as stage:
         try:
             opened = open_bundle(bundle)
         except UserError as error:
-            current.holds("the models fit together", [str(error)])
-            opened = None
+            stage.holds("the models fit together", [str(error)])
         else:
-            contract_stage(current, inspection, opened.contract, oracle)
-    if opened is None or current.verdict.value == "fail":
+            contract_stage(stage, inspection, opened.contract, oracle)
+    if opened is None or stage.verdict is Verdict.FAIL:
         for other in STAGES[1:]:
-            stages[other].skip("everything", "the contract does not hold")
-        return Report(about, tuple(stages.values()))
-
-    model = Model(opened, options.threads or default_threads())
-    texts = [prompt.render(model) for prompt in options.prompts]
-    with stage("generation", "answers"):
-        answers, without_mtp = _answers(model, oracle, texts, options.max_tokens)
-    pool = [[*answer.prompt, *answer.generation.tokens] for answer in answers]
-    context, window = opened.rules.context_length, oracle.config.sliding_window
-    probe = make_probe(model.engine, pool, context, window, options.probe_tokens)
-    about["probe"] = {str(slot): why for slot, why in probe.slots.items()}
-    setup = Setup(model.engine, oracle, probe, oracle.run(probe.tokens, probe.rows), limits)
-    with stage("embedders") as current:
-        embedders_stage(current, setup)
-    with stage("prefill") as current:
-        prefill_stage(current, setup)
-        if not probe.whole_context:
-            current.skip("the context's end", f"--probe-tokens {options.probe_tokens}")
-        if max(probe.slots) <= window:
-            current.skip("beyond the sliding window", f"no slot looked at is past its {window} tokens")
-    with stage("decode and verify") as current:
-        runs = run_slots(setup)
-        decode_stage(current, setup, runs)
-    with stage("verify against decode") as current:
-        exactness_stage(current, setup, runs)
-    with stage("drafter") as current:
-        drafter_stage(current, setup)
-    with stage("loop") as current:
-        loop_stage(current, setup, answers)
-    model.reset()
-    with stage("generation") as current:
-        generation_stage(current, answers, without_mtp, limits)
-    with stage("stock LiteRT-LM") as current:
-        if options.stock:
-            start = model.bundle.tokenizer.decode(model.bundle.rules.start)
-            bare = [text.removeprefix(start) for text in texts]
-            stock_stage(current, file, bare, answers, options.max_tokens, options.threads or default_threads())
-        else:
-            current.skip("everything", "--no-stock")
-    return Report(about, tuple(stages.values()))
-
-
-def _answers(
-    model: Model, oracle: Oracle, texts: Sequence[str], max_tokens: int
-) -> tuple[list[Answer], list[list[int]]]:
-    """Every prompt's answer with MTP and the oracle's pass over it; and its tokens without MTP."""
-    answers, plain = [], []
-    for text in texts:
-        prompt = tuple(model.encode(text))
-        with_mtp, without = (
-            model.stream_tokens(prompt, GenerationOptions(max_tokens=max_tokens, mtp=mtp)).finish()
-            for mtp in (True, False)
+            stages.by_name[other].skip("everything", "the contract does not hold")
+    else:
+        about["probe"] = _compare(
+            stages, file, Model(opened, options.threads or default_threads()), oracle, options, limits
         )
-        tokens = [*prompt, *with_mtp.tokens]
-        answers.append(Answer(prompt, with_mtp, oracle.run(tokens, range(len(prompt) - 1, len(tokens) - 1))))
-        plain.append(without.tokens)
-    return answers, plain
+    return Report(about, tuple(stages.by_name.values()))
+
+
+class _Stages:
+    """All stages by name; `run` fills one."""
+
+    def __init__(self, on_progress: Progress | None) -> None:
+        self.by_name = {name: Stage(name) for name in STAGES}
+        self._on_progress = on_progress or (lambda stage, detail: None)
+
+    @contextmanager
+    def run(self, name: str, detail: str = "") -> Iterator[Stage]:
+        """The block is a part of stage `name`; its time counts there."""
+        self.tell(name, detail)
+        started = time.perf_counter()
+        yield self.by_name[name]
+        self.by_name[name].seconds += time.perf_counter() - started
+
+    def tell(self, name: str, detail: str) -> None:
+        self._on_progress(name, detail)
+
+
+def _compare(
+    stages: _Stages, file: Path, model: Model, oracle: Oracle, options: VerifyOptions, limits: Thresholds
+) -> dict[str, str]:
+    """All stages after the contract; the slots that were looked at, and why."""
+    rules = model.bundle.rules
+    texts = [prompt.render(model) for prompt in options.prompts]
+    answers: list[Answer] = []
+    without_mtp: list[list[int]] = []
+    for number, text in enumerate(texts, 1):
+        with stages.run("generation", f"answer {number} of {len(texts)}"):
+            answer, plain = _answer(model, oracle, text, options.max_tokens)
+            answers.append(answer)
+            without_mtp.append(plain)
+    pool = [[*answer.prompt, *answer.generation.tokens] for answer in answers]
+    window = oracle.config.sliding_window
+    probe = make_probe(model.engine, pool, rules.context_length, window, options.probe_tokens)
+    with stages.run("prefill", f"transformers over {len(probe.tokens)} tokens"):
+        setup = Setup(model.engine, oracle, probe, oracle.run(probe.tokens, probe.rows), limits)
+    with stages.run("embedders") as stage:
+        embedders_stage(stage, setup)
+    with stages.run("prefill") as stage:
+        prefill_stage(stage, setup)
+        if not probe.whole_context:
+            stage.skip("the context's end", f"--probe-tokens {options.probe_tokens}")
+        if max(probe.slots) <= window:
+            stage.skip("beyond the sliding window", f"no slot looked at is past its {window} tokens")
+    with stages.run("decode and verify") as stage:
+        runs = run_slots(setup)
+        decode_stage(stage, setup, runs)
+    with stages.run("verify against decode") as stage:
+        exactness_stage(stage, setup, runs)
+    with stages.run("drafter") as stage:
+        drafter_stage(stage, setup)
+    with stages.run("loop") as stage:
+        loop_stage(stage, setup, answers)
+    with stages.run("generation") as stage:
+        generation_stage(stage, answers, without_mtp, limits)
+    with stages.run("stock LiteRT-LM") as stage:
+        if options.stock:
+            bare = [text.removeprefix(model.bundle.tokenizer.decode(rules.start)) for text in texts]
+            stock_stage(stage, file, bare, answers, options.max_tokens, options.threads or default_threads())
+        else:
+            stage.skip("everything", "--no-stock")
+    return {str(slot): why for slot, why in probe.slots.items()}
+
+
+def _answer(model: Model, oracle: Oracle, text: str, max_tokens: int) -> tuple[Answer, list[int]]:
+    """A prompt's answer with MTP and the oracle's pass over it; and its tokens without MTP."""
+    prompt = tuple(model.encode(text))
+    with_mtp, without = (
+        model.stream_tokens(prompt, GenerationOptions(max_tokens=max_tokens, mtp=mtp)).finish() for mtp in (True, False)
+    )
+    tokens = [*prompt, *with_mtp.tokens]
+    truth = oracle.run(tokens, range(len(prompt) - 1, len(tokens) - 1))
+    return Answer(prompt, with_mtp, truth), without.tokens
 
 
 def _about(
