@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import tempfile
@@ -23,16 +24,21 @@ MODELS = {
     "per_layer_embedder": _Type.PER_LAYER_EMBEDDER,
     "mtp_drafter": _Type.MTP_DRAFTER,
 }
+_ON_GPU = ("prefill_decode", "mtp_drafter")
 
 
 @dataclass(frozen=True)
 class BundleParts:
-    """What a bundle is made of; `models` maps each name of MODELS to its .tflite file."""
+    """What a bundle is made of; `models` maps each name of MODELS to its .tflite file.
+
+    `activations` is LiteRT-LM's `prefer_activation_type` of the models that may run on a GPU.
+    """
 
     models: dict[str, Path]
     tokenizer: Path
     llm_metadata: Message
     executor_metadata: Message
+    activations: str | None = None
 
 
 def write_bundle(parts: BundleParts, path: Path) -> None:
@@ -52,7 +58,9 @@ def write_bundle(parts: BundleParts, path: Path) -> None:
         else:
             builder.add_hf_tokenizer(str(parts.tokenizer))
         for name, model_type in MODELS.items():
-            builder.add_tflite_model(str(parts.models[name]), model_type)
+            preferred = parts.activations if name in _ON_GPU else None
+            with contextlib.redirect_stdout(None):  # The builder prints what it is told.
+                builder.add_tflite_model(str(parts.models[name]), model_type, prefer_activation_type=preferred)
         with path.open("w+b") as file:
             builder.build(file)
     _fix_identity(path)

@@ -17,7 +17,7 @@ from rich.console import Console
 from ..quantize.recipes import RECIPES
 from ..runtime.errors import UserError
 from .cli_runtime import benchmark_command, generate_command
-from .options import DEFAULT_CONTEXT_LENGTH, DEFAULT_DRAFT_TOKENS, DEFAULT_PREFILL_LENGTHS, SHORT_PREFILL
+from .options import ACTIVATIONS, DEFAULT_CONTEXT_LENGTH, DEFAULT_DRAFT_TOKENS, DEFAULT_PREFILL_LENGTHS, SHORT_PREFILL
 
 _BAD_INPUT = 2
 
@@ -39,6 +39,10 @@ def _export_options(command: Callable[..., None]) -> Callable[..., None]:
             click.option(
                 "--weights", type=click.Choice(list(RECIPES)), default="int8", show_default=True,
                 help="How weights are stored, in target and drafter: int8 is per channel, symmetric.",
+            ),
+            click.option(
+                "--activations", type=click.Choice(list(ACTIVATIONS)),
+                help="What a GPU computes in; mixed is LiteRT-LM's fp32_fp16.  [default: what LiteRT-LM chooses]",
             ),
             click.option(
                 "--num-draft-tokens", type=int, default=DEFAULT_DRAFT_TOKENS, show_default=True,
@@ -101,6 +105,7 @@ def _run_export(
     quiet: bool,
     *,
     weights: str,
+    activations: str | None,
     num_draft_tokens: int,
     context_length: int | None,
     prefill_lengths: tuple[int, ...] | None,
@@ -121,6 +126,7 @@ def _run_export(
         draft_tokens=num_draft_tokens,
         verify_lengths=verify_lengths or (),
         weights=weights,
+        activations=activations,
     )
     if not quiet:
         console.print(options_table(pair, options, out))

@@ -23,7 +23,7 @@ from .config import DecoderConfig, DrafterConfig, TargetConfig, check_pair, read
 from .convert import convert
 from .kv_cache import KVSignature, cache_length, check_shared, kv_signature
 from .metadata import executor_metadata, llm_metadata, read_text_files
-from .options import ExportOptions
+from .options import ACTIVATIONS, ExportOptions
 from .progress import Reporter
 from .signatures import (
     Signature,
@@ -144,6 +144,7 @@ def export(
                 text.tokenizer,
                 llm_metadata(text, options.context_length),
                 executor_metadata(pair.target_config, kv),
+                ACTIVATIONS[options.activations] if options.activations else None,
             )
             write_bundle(parts, staging / BUNDLE_NAME)
             manifest = _manifest(pair, options, kv, models, bound, staging)

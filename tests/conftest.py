@@ -62,6 +62,7 @@ class Exports:
         context: int = CONTEXT,
         prefill: tuple[int, ...] = PREFILL,
         verify_lengths: tuple[int, ...] = (),
+        activations: str | None = None,
     ) -> Path:
         """Folder of the export called `name`, made now if it is new."""
         if name not in self.done:
@@ -72,6 +73,7 @@ class Exports:
                 prefill_lengths=prefill,
                 verify_lengths=verify_lengths,
                 weights=weights,
+                activations=activations,
             )
             reporter = Reporter(Console(stderr=True))
             out = self.folder / name
