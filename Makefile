@@ -8,12 +8,13 @@ TORCH_INDEX ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-gpu lint clean
+.PHONY: help setup setup-dev demo test test-gpu test-gpu-slow lint clean
 
 help:
 	@echo "make demo      set up, export the shipped pair, run it on stock LiteRT-LM with MTP off and on"
 	@echo "make test      set up, run linters and all tests"
 	@echo "make test-gpu  set up, run the shipped pair on LiteRT-LM's GPU backend"
+	@echo "make test-gpu-slow  as test-gpu: E2B's widths, and graphs with their GPU features taken out"
 	@echo "make lint      format check, lint and type check only"
 	@echo "make clean     remove the environment and caches"
 
@@ -52,6 +53,10 @@ test: lint
 test-gpu: setup-dev
 	@echo "== GPU tests (on SwiftShader, a software device, where there is no GPU)"
 	@$(BIN)/python -m pytest -m gpu tests/gpu
+
+test-gpu-slow: setup-dev
+	@echo "== slow GPU tests (about half an hour and 8 GB of disk on SwiftShader)"
+	@$(BIN)/python -m pytest -m gpu_slow tests/gpu
 
 clean:
 	rm -rf $(VENV) .cache build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

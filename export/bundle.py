@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 from litert_lm_builder import litertlm_builder
 
 from ..runtime.bundle_file import BundleFile
+from ..runtime.gpu_check import GPU_MODELS
 
 _Type = litertlm_builder.TfLiteModelType
 # File name of each model beside the bundle, and its section's model_type: the runtime looks for exactly these.
@@ -24,14 +25,14 @@ MODELS = {
     "per_layer_embedder": _Type.PER_LAYER_EMBEDDER,
     "mtp_drafter": _Type.MTP_DRAFTER,
 }
-_ON_GPU = ("prefill_decode", "mtp_drafter")
 
 
 @dataclass(frozen=True)
 class BundleParts:
     """What a bundle is made of; `models` maps each name of MODELS to its .tflite file.
 
-    `activations` is LiteRT-LM's `prefer_activation_type` of the models that may run on a GPU.
+    Of the models that may run on a GPU, `activations` is LiteRT-LM's `prefer_activation_type`, `backends` its
+    `backend_constraint`; None leaves the choice to the runtime.
     """
 
     models: dict[str, Path]
@@ -39,6 +40,7 @@ class BundleParts:
     llm_metadata: Message
     executor_metadata: Message
     activations: str | None = None
+    backends: str | None = None
 
 
 def write_bundle(parts: BundleParts, path: Path) -> None:
@@ -58,9 +60,11 @@ def write_bundle(parts: BundleParts, path: Path) -> None:
         else:
             builder.add_hf_tokenizer(str(parts.tokenizer))
         for name, model_type in MODELS.items():
-            preferred = parts.activations if name in _ON_GPU else None
+            backends, activations = (parts.backends, parts.activations) if name in GPU_MODELS else (None, None)
             with contextlib.redirect_stdout(None):  # The builder prints what it is told.
-                builder.add_tflite_model(str(parts.models[name]), model_type, prefer_activation_type=preferred)
+                builder.add_tflite_model(
+                    str(parts.models[name]), model_type, backend_constraint=backends, prefer_activation_type=activations
+                )
         with path.open("w+b") as file:
             builder.build(file)
     _fix_identity(path)

@@ -16,6 +16,8 @@ DEFAULT_DRAFT_TOKENS = 4
 _MAX_DRAFT_TOKENS = 15
 # What LiteRT-LM calls each kind of activations in a section's `prefer_activation_type`.
 ACTIVATIONS = {"fp16": "fp16", "fp32": "fp32", "mixed": "fp32_fp16"}
+# Where target and drafter can run, as LiteRT-LM names it in `backend_constraint`.
+BACKENDS = ("cpu", "gpu")
 # From here on LiteRT-LM takes a prime prefill length for a placeholder that it may replace.
 _FIRST_PLACEHOLDER_PRIME = 11
 
@@ -27,7 +29,7 @@ class ExportOptions:
     `context_length` is the advertised maximum of prompt and answer together, in tokens; `prefill_lengths` ascend.
     `draft_tokens` is what LiteRT-LM drafts per round; `verify_lengths`, ascending, are further draft lengths that a
     runtime may choose from. `activations`, one of ACTIVATIONS, is what a GPU computes in; None lets LiteRT-LM
-    choose.
+    choose. `backends`, in the order of BACKENDS, are those that target and drafter are for.
     """
 
     context_length: int
@@ -36,6 +38,7 @@ class ExportOptions:
     verify_lengths: tuple[int, ...]
     recipe: Recipe
     activations: str | None = None
+    backends: tuple[str, ...] = BACKENDS
 
     @property
     def longest_draft(self) -> int:
@@ -52,6 +55,7 @@ def resolve_options(
     verify_lengths: tuple[int, ...] = (),
     weights: str = "int8",
     activations: str | None = None,
+    backends: tuple[str, ...] = BACKENDS,
 ) -> ExportOptions:
     """Options with defaults filled in from the target's limits.
 
@@ -62,6 +66,11 @@ def resolve_options(
         raise UserError(f"--weights: {weights!r} is unknown, expected one of {', '.join(RECIPES)}")
     if activations is not None and activations not in ACTIVATIONS:
         raise UserError(f"--activations: {activations!r} is unknown, expected one of {', '.join(ACTIVATIONS)}")
+    for backend in backends or ("",):
+        if backend not in BACKENDS:
+            raise UserError(f"--backends: {backend!r} is unknown, expected one or more of {', '.join(BACKENDS)}")
+    if activations is not None and "gpu" not in backends:
+        raise UserError(f"--activations: {activations} is for the GPU, which --backends leaves out; drop one of them")
     if not 1 <= draft_tokens <= _MAX_DRAFT_TOKENS:
         raise UserError(f"--num-draft-tokens: {draft_tokens}, expected 1 to {_MAX_DRAFT_TOKENS}")
     for length in verify_lengths:
@@ -88,7 +97,15 @@ def resolve_options(
     if not lengths or min(lengths) > SHORT_PREFILL:
         lengths.add(SHORT_PREFILL)
     further = tuple(sorted(set(verify_lengths) - {draft_tokens}))
-    return ExportOptions(context, tuple(sorted(lengths)), draft_tokens, further, RECIPES[weights], activations)
+    return ExportOptions(
+        context,
+        tuple(sorted(lengths)),
+        draft_tokens,
+        further,
+        RECIPES[weights],
+        activations,
+        tuple(backend for backend in BACKENDS if backend in backends),
+    )
 
 
 def _is_prime(number: int) -> bool:
