@@ -8,9 +8,10 @@ from tests.conftest import CONTEXT, DRAFT_TOKENS, WINDOW, HeldOutPrompt
 from tests.gpu.conftest import NEAR_THE_END, Runs
 
 pytestmark = pytest.mark.gpu
-# Both backends draft from the same caches; where rounding parts their texts, other tokens are drafted. A drafter that
-# misreads the caches falls much further behind (test_planted.py).
-ACCEPTANCE_BOUND = 0.1
+# By weights. Both backends draft from the same caches. In float32 they write the same texts and so draft alike; with int8
+# the CPU rounds activations too, the texts part at near ties, and other tokens are drafted. test_planted.py shows what a
+# drafter that misreads the caches loses.
+ACCEPTANCE_BOUND = {"fp32": 0.03, "int8": 0.15}
 PAIRS = [(weights, activations) for weights in ("fp32", "int8") for activations in ("fp16", "fp32")]
 
 
@@ -44,4 +45,4 @@ def test_drafts_are_accepted_as_on_the_cpu(weights: str, activations: str, runs:
     with capsys.disabled():
         rates = f"{gpu.acceptance_rate:.1%} of the drafts on the GPU, {cpu.acceptance_rate:.1%} on the CPU"
         print(f"\n{weights} weights, {activations} activations: accepted {rates}")
-    assert gpu.acceptance_rate == pytest.approx(cpu.acceptance_rate, abs=ACCEPTANCE_BOUND)
+    assert gpu.acceptance_rate == pytest.approx(cpu.acceptance_rate, abs=ACCEPTANCE_BOUND[weights])

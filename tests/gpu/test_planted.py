@@ -89,8 +89,8 @@ def test_drafter_that_misreads_its_caches_falls_out_of_the_bound(
     with capsys.disabled():
         print(f"\naccepted {rate:.1%}; plain product {cpu:.1%} on the CPU, {gpu:.1%} on the GPU; blind {unseeing:.1%}")
     assert cpu == rate
-    assert gpu < rate - ACCEPTANCE_BOUND
-    assert unseeing < rate - ACCEPTANCE_BOUND
+    assert gpu < rate - max(ACCEPTANCE_BOUND.values())
+    assert unseeing < rate - max(ACCEPTANCE_BOUND.values())
     assert any("reads a cache" in finding.reason for finding in findings(bundle))
 
 
