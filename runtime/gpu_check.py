@@ -103,13 +103,14 @@ def _graph(model: Any, signature: Any) -> Graph:
     def operand(index: int) -> Operand:
         tensor = graph.tensors[index]
         buffer = model.buffers[tensor.buffer]
-        stored = tensor.buffer != 0 and (buffer.offset > 1 or (buffer.data is not None and len(buffer.data) > 0))
+        inside = tensor.buffer != 0 and buffer.data is not None and len(buffer.data) > 0
+        stored = inside or (tensor.buffer != 0 and buffer.offset > 1)
         details = tensor.quantization.detailsType if tensor.quantization else schema.QuantizationDetails.NONE
         shape = tuple(int(size) for size in tensor.shape) if tensor.shape is not None else ()
         blockwise = details == schema.QuantizationDetails.BlockwiseQuantization
         constant = stored and index not in makers
         dtype = _TYPE_NAMES.get(tensor.type, "?")
-        return Operand(tensor.name.decode(), shape, dtype, constant, blockwise, makers.get(index))
+        return Operand(tensor.name.decode(), shape, dtype, constant, inside, blockwise, makers.get(index))
 
     operators = []
     for operator, name in named:

@@ -13,14 +13,16 @@ from dataclasses import dataclass
 class Operand:
     """A tensor as an operator meets it.
 
-    `constant`: its values are in the file. `blockwise`: quantized with one scale per block of a row.
-    `made_by` names the operator that computes it, None for constants and for inputs of the graph.
+    `constant`: its values are in the file; `inside`: in the flatbuffer itself, not behind it. `blockwise`: quantized
+    with one scale per block of a row. `made_by` names the operator that computes it, None for constants and for inputs
+    of the graph.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     constant: bool
+    inside: bool
     blockwise: bool
     made_by: str | None
 
@@ -60,9 +62,9 @@ def _input_is(place: int, test: Callable[[Operand], bool]) -> Callable[[Operator
 TABLE = (
     Row(
         "EMBEDDING_LOOKUP",
-        "aborts on a float32 table, computed or constant; GATHER does the same",
+        "aborts on a float32 table behind the flatbuffer; GATHER does the same",
         LITERT_LM,
-        _input_is(1, lambda table: table.dtype == "float32" and table.made_by is None),
+        _input_is(1, lambda table: table.dtype == "float32" and table.made_by is None and not table.inside),
         1,
     ),
     Row(

@@ -1,9 +1,9 @@
 """Load graphs on ai-edge-litert's own WebGPU accelerator, each in a process of its own, since it can end the process.
 
-That accelerator crashes on graphs whose caches come from outside, so each graph is loaded without its cache operators
-(`odml.cache_update`, `odml.runtime_bmm`): what they return becomes an input, what they take an output. Weights are left
-out too, as a file that is all hole stands for them: whether a graph is taken does not depend on their values. Graphs
-are loaded, not run. The child process: `python -m gemma_mtp.runtime.gpu_trial FILE`.
+That accelerator (2.3.0) crashes on graphs whose caches come from outside and on `odml.rms_norm`, which LiteRT-LM's
+takes, so each graph is loaded without those operators: what they return becomes an input, what they take an output.
+Weights are left out too, as a file that is all hole stands for them: whether a graph is taken does not depend on their
+values. Graphs are loaded, not run. The child process: `python -m gemma_mtp.runtime.gpu_trial FILE`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from .flatbuffer import operator_name, pack, parse
 
-_CACHE_OPERATORS = ("odml.cache_update", "odml.runtime_bmm")
+_LEFT_OUT = ("odml.cache_update", "odml.runtime_bmm", "odml.rms_norm")
 _ADAPTER = re.compile(r"Selected adapter: (.+)")
 _NO_DEVICE = "Failed to initialize WebGPU environment"
 _REFUSED = "Some ops are not accelerated"
@@ -94,18 +94,18 @@ def _outcome(code: int, log: str) -> tuple[bool | None, str]:
 
 
 def _keep_only(model: Any, key: str) -> dict[str, int]:
-    """Cut `model` down to the graph of signature `key` without its cache operators, which are counted."""
+    """Cut `model` down to the graph of signature `key` without the operators of _LEFT_OUT, which are counted."""
     signature = next(entry for entry in model.signatureDefs if entry.signatureKey.decode() == key)
     graph = model.subgraphs[signature.subgraphIndex]
     kept, cut = [], []
     for operator in graph.operators:
-        (cut if operator_name(model, operator) in _CACHE_OPERATORS else kept).append(operator)
+        (cut if operator_name(model, operator) in _LEFT_OUT else kept).append(operator)
     read, written = _indices(kept, "inputs"), _indices(kept, "outputs")
     given, asked = [*graph.inputs, *_indices(cut, "outputs")], [*graph.outputs, *_indices(cut, "inputs")]
     _set_ends(graph, signature, [i for i in given if i in read], [i for i in asked if i in written])
     left_out = Counter(operator_name(model, operator) for operator in cut)
     graph.operators, model.signatureDefs = kept, [signature]
-    _drop_others(model, graph, signature, {*read, *written})
+    _drop_others(model, graph, signature)
     return dict(left_out)
 
 
@@ -125,19 +125,26 @@ def _set_ends(graph: Any, signature: Any, inputs: list[int], outputs: list[int])
         setattr(graph, side, np.array([entry.tensorIndex for entry in entries], dtype=np.int32))
 
 
-def _drop_others(model: Any, graph: Any, signature: Any, used: set[int]) -> None:
-    """Keep the graphs of composites, which are referred to by index; empty all buffers that nothing uses."""
-    needed = {graph.tensors[index].buffer for index in used if index >= 0}
-    others = [other for other in model.subgraphs if other is not graph]
-    composites = {
-        operator.builtinOptions2.decompositionSubgraphIndex
-        for operator in graph.operators
-        if isinstance(operator.builtinOptions2, schema.StableHLOCompositeOptionsT)
+def _drop_others(model: Any, graph: Any, signature: Any) -> None:
+    """Keep `graph` and what its composites stand for; empty all buffers that nothing uses then."""
+    kept: list[Any] = [graph]
+    places: dict[int, int] = {}
+    for member in kept:
+        for operator in member.operators:
+            composite = operator.builtinOptions2
+            if isinstance(composite, schema.StableHLOCompositeOptionsT):
+                index = composite.decompositionSubgraphIndex
+                if index not in places:
+                    places[index] = len(kept)
+                    kept.append(model.subgraphs[index])
+                composite.decompositionSubgraphIndex = places[index]
+    model.subgraphs, signature.subgraphIndex = kept, 0
+    needed = {
+        member.tensors[index].buffer
+        for member in kept
+        for index in (*_indices(member.operators, "inputs"), *_indices(member.operators, "outputs"))
+        if index >= 0
     }
-    if composites:
-        needed |= {tensor.buffer for other in others for tensor in other.tensors}
-    else:
-        model.subgraphs, signature.subgraphIndex = [graph], 0
     for index, buffer in enumerate(model.buffers):
         if index not in needed:
             buffer.data, buffer.offset, buffer.size = None, 0, 0

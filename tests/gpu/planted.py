@@ -39,23 +39,7 @@ def export_planted(
 
     patch.setattr(pipeline, "convert", planted)
     patch.setattr(pipeline, "_check_gpu", lambda paths: None)  # It refuses most of these.
-    return exports(f"planted-{name}", activations="fp32") / "model.litertlm"
-
-
-def no_param_tensor_in_verify(exports: Exports, patch: pytest.MonkeyPatch) -> Path:
-    """`verify` makes its parameters from the positions instead of taking them."""
-
-    def change(signature: Signature) -> Signature:
-        def function(weights: Weights, inputs: Tensors) -> Tensors:
-            positions = inputs["input_pos"]
-            first, end = positions[:1], positions[-1:] + 1
-            parameters = torch.cat((first, end, end, torch.zeros(4, dtype=torch.int32))).reshape(1, 1, 1, 7)
-            return signature.function(weights, {**inputs, "param_tensor": parameters})
-
-        kept = {name: spec for name, spec in signature.inputs.items() if name != "param_tensor"}
-        return replace(signature, function=function, inputs=kept)
-
-    return export_planted(exports, "no-param-tensor", patch, ("verify",), change)
+    return exports(f"planted-{name}", activations="fp16") / "model.litertlm"
 
 
 def added_mask(exports: Exports, patch: pytest.MonkeyPatch) -> Path:

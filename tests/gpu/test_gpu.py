@@ -8,9 +8,9 @@ from tests.conftest import CONTEXT, DRAFT_TOKENS, WINDOW, HeldOutPrompt
 from tests.gpu.conftest import NEAR_THE_END, Runs
 
 pytestmark = pytest.mark.gpu
-# By weights. Both backends draft from the same caches. In float32 they write the same texts and so draft alike; with int8
-# the CPU rounds activations too, the texts part at near ties, and other tokens are drafted. test_planted.py shows what a
-# drafter that misreads the caches loses.
+# By weights. Both backends draft from the same caches. In float32 they write the same texts and so draft alike; with
+# int8 the CPU rounds activations too, the texts part at near ties, and other tokens are drafted. test_planted.py shows
+# what a drafter that misreads the caches loses.
 ACCEPTANCE_BOUND = {"fp32": 0.03, "int8": 0.15}
 PAIRS = [(weights, activations) for weights in ("fp32", "int8") for activations in ("fp16", "fp32")]
 

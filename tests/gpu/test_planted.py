@@ -50,9 +50,9 @@ def agree(texts: tuple[str, ...], expected: tuple[str, ...]) -> bool:
 @pytest.mark.parametrize(
     ("plant", "reason"),
     [
-        (planted.no_param_tensor_in_verify, "takes no param_tensor"),
-        (planted.no_gather, "aborts on a float32 table"),
         (planted.added_mask, "masks attention scores"),
+        (planted.plain_product_in_drafter, "reads a cache"),
+        (planted.no_gather, "aborts on a float32 table"),
     ],
 )
 def test_gpu_fails_without(
@@ -64,34 +64,27 @@ def test_gpu_fails_without(
     assert agree(cpu.texts, expected)
     assert any(finding.reason.startswith(reason) for finding in findings(bundle))
     try:
-        texts = run_stock(bundle, short, speculative=True, backend="gpu", max_tokens=MAX_TOKENS).texts
-        outcome = f"another text: {texts[0][:40]!r}"
+        gpu = run_stock(bundle, short, speculative=True, backend="gpu", max_tokens=MAX_TOKENS)
+        broken = not agree(gpu.texts, expected)
+        outcome = f"{'another' if broken else 'the same'} text, {gpu.texts[0][:40]!r}"
     except StockRuntimeError as error:
-        texts, outcome = ("",) * len(short), str(error).splitlines()[0].rsplit("(", 1)[-1]
+        broken, outcome = True, str(error).splitlines()[0].rsplit("(", 1)[-1].rstrip(")")
     with capsys.disabled():
         print(f"\n{plant.__name__}: {outcome}")
-    assert not agree(texts, expected)
+    assert broken
 
 
-def test_drafter_that_misreads_its_caches_falls_out_of_the_bound(
+def test_drafter_without_its_caches_falls_out_of_the_bound(
     exports: Exports, texts: list[str], runs: Runs, capsys
-):
-    """On the GPU an ordinary product reads the packed caches in another order; on the CPU it reads them rightly."""
+) -> None:
+    """So equal acceptance on both backends says that the drafter reads on the GPU what it reads on the CPU."""
     with pytest.MonkeyPatch.context() as patch:
-        bundle = planted.plain_product_in_drafter(exports, patch)
-    with pytest.MonkeyPatch.context() as patch:
-        blind = planted.blind_drafter(exports, patch)
+        bundle = planted.blind_drafter(exports, patch)
     rate = runs("fp32", "fp32", "cpu")[1].acceptance_rate
-    cpu, gpu, unseeing = (
-        run_stock(path, texts, speculative=True, backend=backend, max_tokens=MAX_TOKENS).acceptance_rate
-        for path, backend in ((bundle, "cpu"), (bundle, "gpu"), (blind, "cpu"))
-    )
+    blind = run_stock(bundle, texts, speculative=True, max_tokens=MAX_TOKENS).acceptance_rate
     with capsys.disabled():
-        print(f"\naccepted {rate:.1%}; plain product {cpu:.1%} on the CPU, {gpu:.1%} on the GPU; blind {unseeing:.1%}")
-    assert cpu == rate
-    assert gpu < rate - max(ACCEPTANCE_BOUND.values())
-    assert unseeing < rate - max(ACCEPTANCE_BOUND.values())
-    assert any("reads a cache" in finding.reason for finding in findings(bundle))
+        print(f"\naccepted {rate:.1%}; {blind:.1%} of a drafter that reads zeros")
+    assert blind < rate - max(ACCEPTANCE_BOUND.values())
 
 
 @pytest.mark.parametrize(
