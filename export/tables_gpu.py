@@ -36,8 +36,8 @@ def print_gpu_report(report: GpuReport, console: Console) -> None:
     left_out = sorted({name for trial in report.trials for name in trial.left_out})
     if left_out:
         console.print(
-            f"Not tried there: {' and '.join(left_out)}, as ai-edge-litert crashes on caches from outside, and running"
-            " the graphs. Only LiteRT-LM itself shows that."
+            f"Left out there: {', '.join(left_out)}, on which ai-edge-litert's accelerator crashes. Graphs were loaded,"
+            " not run. Only LiteRT-LM itself shows the rest."
         )
     if report.taken:
         console.print("Every graph is one that LiteRT-LM's GPU backend is known to take whole.")

@@ -16,7 +16,6 @@ from gemma_mtp.export.signatures import Signature, Tensors
 from gemma_mtp.export.trace import trace
 from tests.conftest import Exports
 
-STEPS = ("prefill_8", "prefill_32", "decode", "verify", "mtp_drafter")
 Change = Callable[[Signature], Signature]
 
 
@@ -40,12 +39,6 @@ def export_planted(
     patch.setattr(pipeline, "convert", planted)
     patch.setattr(pipeline, "_check_gpu", lambda paths: None)  # It refuses most of these.
     return exports(f"planted-{name}", activations="fp16") / "model.litertlm"
-
-
-def added_mask(exports: Exports, patch: pytest.MonkeyPatch) -> Path:
-    """Masks are added to the scores instead of selecting among them."""
-    patch.setattr(layers, "masked_scores", lambda scores, mask: scores + mask)
-    return export_planted(exports, "added-mask", patch, STEPS)
 
 
 def no_gather(exports: Exports, patch: pytest.MonkeyPatch) -> Path:

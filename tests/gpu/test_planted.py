@@ -50,7 +50,6 @@ def agree(texts: tuple[str, ...], expected: tuple[str, ...]) -> bool:
 @pytest.mark.parametrize(
     ("plant", "reason"),
     [
-        (planted.added_mask, "masks attention scores"),
         (planted.plain_product_in_drafter, "reads a cache"),
         (planted.no_gather, "aborts on a float32 table"),
     ],
