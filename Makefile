@@ -8,13 +8,15 @@ TORCH_INDEX ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test lint clean
+.PHONY: help setup setup-dev demo test test-gpu test-gpu-slow lint clean
 
 help:
-	@echo "make demo   set up, export the shipped pair, run it with MTP off and on, compare it with transformers"
-	@echo "make test   set up, run linters and all tests"
-	@echo "make lint   format check, lint and type check only"
-	@echo "make clean  remove the environment and caches"
+	@echo "make demo           set up, export the shipped pair, run it with MTP off and on, compare it with transformers"
+	@echo "make test           set up, run linters and all tests"
+	@echo "make test-gpu       set up, run the shipped pair on LiteRT-LM's GPU backend"
+	@echo "make test-gpu-slow  the same for E2B's widths, and for graphs with their GPU features taken out"
+	@echo "make lint           format check, lint and type check only"
+	@echo "make clean          remove the environment and caches"
 
 $(VENV)/.setup: pyproject.toml
 	@echo "== setting up $(VENV) (downloads about 1 GB the first time)"
@@ -47,6 +49,14 @@ lint: setup-dev
 test: lint
 	@echo "== tests"
 	@$(BIN)/python -m pytest
+
+test-gpu: setup-dev
+	@echo "== GPU tests (on SwiftShader, a software device, where there is no GPU)"
+	@$(BIN)/python -m pytest -m gpu tests/gpu
+
+test-gpu-slow: setup-dev
+	@echo "== slow GPU tests (about half an hour and 8 GB of disk on SwiftShader)"
+	@$(BIN)/python -m pytest -m gpu_slow tests/gpu
 
 clean:
 	rm -rf $(VENV) .cache build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -16,8 +16,9 @@ from ai_edge_litert import schema_py_generated as schema
 
 from ..quantize.recipes import Format, Recipe
 from ..quantize.tensors import BYTES_PER_ELEMENT, store
+from ..runtime.flatbuffer import pack
 from .checkpoint import sha256_of
-from .skeleton import gather_from_float_tables, pack
+from .skeleton import gather_from_float_tables
 from .trace import WEIGHT_PREFIX
 from .weights import Role, Weight
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import tempfile
@@ -14,6 +15,7 @@ from google.protobuf.message import Message
 from litert_lm_builder import litertlm_builder
 
 from ..runtime.bundle_file import BundleFile
+from ..runtime.gpu_check import GPU_MODELS
 
 _Type = litertlm_builder.TfLiteModelType
 # File name of each model beside the bundle, and its section's model_type: the runtime looks for exactly these.
@@ -27,12 +29,18 @@ MODELS = {
 
 @dataclass(frozen=True)
 class BundleParts:
-    """What a bundle is made of; `models` maps each name of MODELS to its .tflite file."""
+    """What a bundle is made of; `models` maps each name of MODELS to its .tflite file.
+
+    Of the models that may run on a GPU, `activations` is LiteRT-LM's `prefer_activation_type`, `backends` its
+    `backend_constraint`; None leaves the choice to the runtime.
+    """
 
     models: dict[str, Path]
     tokenizer: Path
     llm_metadata: Message
     executor_metadata: Message
+    activations: str | None = None
+    backends: str | None = None
 
 
 def write_bundle(parts: BundleParts, path: Path) -> None:
@@ -52,7 +60,11 @@ def write_bundle(parts: BundleParts, path: Path) -> None:
         else:
             builder.add_hf_tokenizer(str(parts.tokenizer))
         for name, model_type in MODELS.items():
-            builder.add_tflite_model(str(parts.models[name]), model_type)
+            backends, activations = (parts.backends, parts.activations) if name in GPU_MODELS else (None, None)
+            with contextlib.redirect_stdout(None):  # The builder prints what it is told.
+                builder.add_tflite_model(
+                    str(parts.models[name]), model_type, backend_constraint=backends, prefer_activation_type=activations
+                )
         with path.open("w+b") as file:
             builder.build(file)
     _fix_identity(path)

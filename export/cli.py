@@ -17,9 +17,17 @@ from rich.console import Console
 from ..quantize.recipes import RECIPES
 from ..runtime.errors import UserError
 from ..runtime.native_output import silence_loggers, silence_native_stderr
+from .cli_gpu import fp16_range_command
 from .cli_parity import verify_command
 from .cli_runtime import benchmark_command, generate_command
-from .options import DEFAULT_CONTEXT_LENGTH, DEFAULT_DRAFT_TOKENS, DEFAULT_PREFILL_LENGTHS, SHORT_PREFILL
+from .options import (
+    ACTIVATIONS,
+    BACKENDS,
+    DEFAULT_CONTEXT_LENGTH,
+    DEFAULT_DRAFT_TOKENS,
+    DEFAULT_PREFILL_LENGTHS,
+    SHORT_PREFILL,
+)
 
 _BAD_INPUT = 2
 
@@ -33,6 +41,10 @@ def _lengths(ctx: click.Context, parameter: click.Parameter, value: str | None) 
         raise click.BadParameter(f"{value!r}; expected whole numbers with commas between, such as 128,1024") from None
 
 
+def _names(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in value.split(","))
+
+
 def _export_options(command: Callable[..., None]) -> Callable[..., None]:
     """Options of every command that exports."""
     defaults = ",".join(map(str, DEFAULT_PREFILL_LENGTHS))
@@ -41,6 +53,14 @@ def _export_options(command: Callable[..., None]) -> Callable[..., None]:
             click.option(
                 "--weights", type=click.Choice(list(RECIPES)), default="int8", show_default=True,
                 help="How weights are stored, in target and drafter: int8 is per channel, symmetric.",
+            ),
+            click.option(
+                "--activations", type=click.Choice(list(ACTIVATIONS)),
+                help="What a GPU computes in; mixed is LiteRT-LM's fp32_fp16.  [default: what LiteRT-LM chooses]",
+            ),
+            click.option(
+                "--backends", callback=_names, default=",".join(BACKENDS), show_default=True, metavar="NAME,...",
+                help="Where target and drafter must run: graphs are checked for it, and run nowhere else.",
             ),
             click.option(
                 "--num-draft-tokens", type=int, default=DEFAULT_DRAFT_TOKENS, show_default=True,
@@ -103,6 +123,8 @@ def _run_export(
     quiet: bool,
     *,
     weights: str,
+    activations: str | None,
+    backends: tuple[str, ...],
     num_draft_tokens: int,
     context_length: int | None,
     prefill_lengths: tuple[int, ...] | None,
@@ -123,6 +145,8 @@ def _run_export(
         draft_tokens=num_draft_tokens,
         verify_lengths=verify_lengths or (),
         weights=weights,
+        activations=activations,
+        backends=backends,
     )
     if not quiet:
         console.print(options_table(pair, options, out))
@@ -132,17 +156,28 @@ def _run_export(
 
 @cli.command("inspect")
 @click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--backend", type=click.Choice(BACKENDS), default="cpu", show_default=True,
+    help="gpu: also check every graph for the GPU and load what can be loaded there; exit code 1 if one is not taken.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object with every tensor and operator.")
-def inspect_command(bundle: Path, as_json: bool) -> None:
+def inspect_command(bundle: Path, backend: str, as_json: bool) -> None:
     """Show what BUNDLE, a .litertlm file from here or elsewhere, holds and whether MTP can run."""
+    from ..runtime.gpu_report import gpu_report
     from ..runtime.inspection import inspect_bundle
     from .tables import print_inspection
+    from .tables_gpu import print_gpu_report
 
     inspection = inspect_bundle(bundle)
+    report = gpu_report(inspection.bundle) if backend == "gpu" else None
     if as_json:
-        click.echo(json.dumps(inspection.as_dict(), indent=2))
+        click.echo(json.dumps(inspection.as_dict() | ({"gpu": report.as_dict()} if report else {}), indent=2))
     else:
         print_inspection(inspection, Console())
+        if report:
+            print_gpu_report(report, Console())
+    if report and not report.taken:
+        sys.exit(1)
 
 
 @cli.command("demo")
@@ -193,6 +228,7 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
 cli.add_command(generate_command)
 cli.add_command(benchmark_command)
 cli.add_command(verify_command)
+cli.add_command(fp16_range_command)
 
 
 def main() -> NoReturn:

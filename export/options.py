@@ -14,6 +14,10 @@ DEFAULT_PREFILL_LENGTHS = (128, 1024)
 DEFAULT_CONTEXT_LENGTH = 4096
 DEFAULT_DRAFT_TOKENS = 4
 _MAX_DRAFT_TOKENS = 15
+# What LiteRT-LM calls each kind of activations in a section's `prefer_activation_type`.
+ACTIVATIONS = {"fp16": "fp16", "fp32": "fp32", "mixed": "fp32_fp16"}
+# Where target and drafter can run, as LiteRT-LM names it in `backend_constraint`.
+BACKENDS = ("cpu", "gpu")
 # From here on LiteRT-LM takes a prime prefill length for a placeholder that it may replace.
 _FIRST_PLACEHOLDER_PRIME = 11
 
@@ -24,7 +28,8 @@ class ExportOptions:
 
     `context_length` is the advertised maximum of prompt and answer together, in tokens; `prefill_lengths` ascend.
     `draft_tokens` is what LiteRT-LM drafts per round; `verify_lengths`, ascending, are further draft lengths that a
-    runtime may choose from.
+    runtime may choose from. `activations`, one of ACTIVATIONS, is what a GPU computes in; None lets LiteRT-LM
+    choose. `backends`, in the order of BACKENDS, are those that target and drafter are for.
     """
 
     context_length: int
@@ -32,6 +37,8 @@ class ExportOptions:
     draft_tokens: int
     verify_lengths: tuple[int, ...]
     recipe: Recipe
+    activations: str | None = None
+    backends: tuple[str, ...] = BACKENDS
 
     @property
     def longest_draft(self) -> int:
@@ -47,6 +54,8 @@ def resolve_options(
     draft_tokens: int = DEFAULT_DRAFT_TOKENS,
     verify_lengths: tuple[int, ...] = (),
     weights: str = "int8",
+    activations: str | None = None,
+    backends: tuple[str, ...] = BACKENDS,
 ) -> ExportOptions:
     """Options with defaults filled in from the target's limits.
 
@@ -55,6 +64,13 @@ def resolve_options(
     """
     if weights not in RECIPES:
         raise UserError(f"--weights: {weights!r} is unknown, expected one of {', '.join(RECIPES)}")
+    if activations is not None and activations not in ACTIVATIONS:
+        raise UserError(f"--activations: {activations!r} is unknown, expected one of {', '.join(ACTIVATIONS)}")
+    for backend in backends or ("",):
+        if backend not in BACKENDS:
+            raise UserError(f"--backends: {backend!r} is unknown, expected one or more of {', '.join(BACKENDS)}")
+    if activations is not None and "gpu" not in backends:
+        raise UserError(f"--activations: {activations} is for the GPU, which --backends leaves out; drop one of them")
     if not 1 <= draft_tokens <= _MAX_DRAFT_TOKENS:
         raise UserError(f"--num-draft-tokens: {draft_tokens}, expected 1 to {_MAX_DRAFT_TOKENS}")
     for length in verify_lengths:
@@ -81,7 +97,15 @@ def resolve_options(
     if not lengths or min(lengths) > SHORT_PREFILL:
         lengths.add(SHORT_PREFILL)
     further = tuple(sorted(set(verify_lengths) - {draft_tokens}))
-    return ExportOptions(context, tuple(sorted(lengths)), draft_tokens, further, RECIPES[weights])
+    return ExportOptions(
+        context,
+        tuple(sorted(lengths)),
+        draft_tokens,
+        further,
+        RECIPES[weights],
+        activations,
+        tuple(backend for backend in BACKENDS if backend in backends),
+    )
 
 
 def _is_prime(number: int) -> bool:

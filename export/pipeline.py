@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import mmap
 import os
 import shutil
 import tempfile
@@ -15,6 +16,7 @@ from typing import Any
 
 from ..runtime.bundle_file import BundleFile
 from ..runtime.errors import UserError
+from ..runtime.gpu_check import GPU_MODELS, check_model
 from ..runtime.model_file import read_model, read_model_file
 from .bind import BoundFile, bind, format_of
 from .bundle import MODELS, BundleParts, write_bundle
@@ -23,7 +25,7 @@ from .config import DecoderConfig, DrafterConfig, TargetConfig, check_pair, read
 from .convert import convert
 from .kv_cache import KVSignature, cache_length, check_shared, kv_signature
 from .metadata import executor_metadata, llm_metadata, read_text_files
-from .options import ExportOptions
+from .options import ACTIVATIONS, BACKENDS, ExportOptions
 from .progress import Reporter
 from .signatures import (
     Signature,
@@ -138,12 +140,16 @@ def export(
                     lambda weight, advance=advance: advance(_elements(weight), weight.name),
                 )
         _check_written(paths)
+        if "gpu" in options.backends:
+            _check_gpu(paths)
         with reporter.stage("Packing the bundle", 1):
             parts = BundleParts(
                 paths,
                 text.tokenizer,
                 llm_metadata(text, options.context_length),
                 executor_metadata(pair.target_config, kv),
+                ACTIVATIONS[options.activations] if options.activations else None,
+                ",".join(options.backends) if options.backends != BACKENDS else None,
             )
             write_bundle(parts, staging / BUNDLE_NAME)
             manifest = _manifest(pair, options, kv, models, bound, staging)
@@ -188,6 +194,19 @@ def _check_written(paths: dict[str, Path]) -> None:
     for signature in target.signatures:
         check_shared(signature.caches(written=True), signature.caches(written=False))
         check_shared(signature.caches(written=True), drafter.signatures[0].caches(written=False))
+
+
+def _check_gpu(paths: dict[str, Path]) -> None:
+    """Check that the GPU backend takes every graph of the finished files that it would run."""
+    for name in GPU_MODELS:
+        with paths[name].open("rb") as file:
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        for report in check_model(name, content):
+            for finding in report.findings:
+                raise UserError(
+                    f"--backends: the GPU would not run {report.signature} of {name}: {finding};"
+                    " export with --backends cpu"
+                )
 
 
 @contextlib.contextmanager

@@ -8,30 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import flatbuffers
 from ai_edge_litert import schema_py_generated as schema
 
+from ..runtime.flatbuffer import operator_code, parse
 from .trace import INPUT_PREFIX
-
-_FILE_IDENTIFIER = b"TFL3"
-
-
-def parse(content: bytes) -> Any:
-    """Object form (`schema.ModelT`) of a flatbuffer."""
-    return schema.ModelT.InitFromPackedBuf(content, 0)
-
-
-def pack(model: Any) -> bytes:
-    """Flatbuffer of an object-form model."""
-    builder = flatbuffers.Builder(1 << 20)
-    builder.Finish(model.Pack(builder), _FILE_IDENTIFIER)
-    return bytes(builder.Output())
-
-
-def operator_code(model: Any, operator: Any) -> int:
-    """Builtin code of `operator` (old files keep it in a field of eight bits)."""
-    code = model.operatorCodes[operator.opcodeIndex]
-    return max(code.builtinCode, code.deprecatedBuiltinCode)
 
 
 def merge(parts: list[bytes]) -> Any:

@@ -17,7 +17,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 from transformers import AutoTokenizer
 
 from gemma_mtp.export.demo import SMALL_PAIR
-from gemma_mtp.export.options import resolve_options
+from gemma_mtp.export.options import BACKENDS, resolve_options
 from gemma_mtp.export.pipeline import export, open_pair
 from gemma_mtp.export.progress import Reporter
 from gemma_mtp.runtime.reference import greedy_tokens, load_pair
@@ -66,6 +66,8 @@ class Exports:
         context: int = CONTEXT,
         prefill: tuple[int, ...] = PREFILL,
         verify_lengths: tuple[int, ...] = (),
+        activations: str | None = None,
+        backends: tuple[str, ...] = BACKENDS,
     ) -> Path:
         """Folder of the export called `name`, made now if it is new."""
         if name not in self.done:
@@ -76,6 +78,8 @@ class Exports:
                 prefill_lengths=prefill,
                 verify_lengths=verify_lengths,
                 weights=weights,
+                activations=activations,
+                backends=backends,
             )
             reporter = Reporter(Console(stderr=True))
             out = self.folder / name

@@ -142,8 +142,7 @@ def _activations_before_the_norm(model: Surgery) -> None:
     for signature, graph in model.entries():
         if any(entry.name == b"activations" for entry in signature.outputs):
             entry = model.output(signature, "activations")
-            weighted = model.producer(graph, entry.tensorIndex)
-            before = int(model.producer(graph, weighted.inputs[0]).inputs[0])
+            before = int(model.producer(graph, entry.tensorIndex).inputs[0])  # What the norm takes.
             graph.outputs = np.array([before if int(i) == entry.tensorIndex else i for i in graph.outputs], np.int32)
             entry.tensorIndex = before
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from gemma_mtp.export.skeleton import operator_code, pack, parse
+from gemma_mtp.runtime.flatbuffer import operator_code, pack, parse
 
 _DTYPES = {schema.TensorType.FLOAT32: np.float32, schema.TensorType.INT32: np.int32, schema.TensorType.INT8: np.int8}
 _ALIGNMENT = 64

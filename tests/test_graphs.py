@@ -10,8 +10,7 @@ import pytest
 import torch
 from ai_edge_litert import schema_py_generated as schema
 
-from gemma_mtp.export.skeleton import operator_code, parse
-from gemma_mtp.runtime.model_file import read_model
+from gemma_mtp.runtime.flatbuffer import operator_code, parse
 from gemma_mtp.runtime.reference import draft, load_pair, target_states
 from tests.conftest import DRAFTER, TARGET
 from tests.graph_runner import GraphRunner
@@ -91,60 +90,6 @@ def test_verify_rows_equal_decode_steps_bit_for_bit(
         np.testing.assert_array_equal(decode["activations"][0, 0], verify["activations"][0, row])
     for name, cache in runner.caches.items():
         np.testing.assert_array_equal(cache, verified[name])
-
-
-# What LiteRT's GPU delegate (WebGPU, litert-lm 0.18.1) took when whole bundles were loaded on it.
-GPU_OPERATORS = frozenset(
-    {
-        "ADD", "BATCH_MATMUL", "CONCATENATION", "EMBEDDING_LOOKUP", "EQUAL", "FULLY_CONNECTED", "GATHER", "GELU",
-        "LESS", "MEAN", "MUL", "ONE_HOT", "RESHAPE", "RSQRT", "SELECT_V2", "SLICE", "SOFTMAX", "SUB", "SUM", "TANH",
-        "TOPK_V2", "TRANSPOSE", "odml.cache_update", "odml.runtime_bmm",
-    }
-)  # fmt: skip
-
-
-def rejected_operators(content: bytes) -> set[str]:
-    """Operators of a model's signatures that the GPU delegate is not known to take.
-
-    It aborts on EMBEDDING_LOOKUP in a float32 table, which therefore counts as rejected.
-    """
-    model = read_model(content, "model")
-    found = {name for signature in model.signatures for name in signature.operators} - GPU_OPERATORS
-    parsed = parse(bytes(content))
-    for graph in parsed.subgraphs:
-        for operator in graph.operators:
-            if operator_code(parsed, operator) == schema.BuiltinOperator.EMBEDDING_LOOKUP:
-                table = graph.tensors[int(operator.inputs[1])]
-                if table.type == schema.TensorType.FLOAT32:
-                    found.add("EMBEDDING_LOOKUP (float32)")
-    return found
-
-
-@pytest.mark.parametrize("export", ["small_fp32", "small_int8", "e4b", "dense_head"])
-@pytest.mark.parametrize("model", ["prefill_decode", "mtp_drafter"])
-def test_graphs_use_only_operators_that_the_gpu_delegate_takes(
-    export: str, model: str, request: pytest.FixtureRequest
-) -> None:
-    folder = request.getfixturevalue(export)
-    assert rejected_operators((folder / f"{model}.tflite").read_bytes()) == set()
-
-
-class _Select(torch.nn.Module):
-    def forward(self, table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-        return torch.index_select(table, 0, index)
-
-
-class _Lookup(torch.nn.Module):
-    def forward(self, table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.embedding(index, table * 2)
-
-
-@pytest.mark.parametrize(("module", "operator"), [(_Select(), "GATHER_ND"), (_Lookup(), "EMBEDDING_LOOKUP (float32)")])
-def test_operator_check_fails_on_a_planted_operator(module: torch.nn.Module, operator: str) -> None:
-    import litert_torch
-
-    arguments = (torch.zeros(8, 4), torch.zeros(3, dtype=torch.int32))
-    assert operator in rejected_operators(litert_torch.convert(module.eval(), arguments).model_content())
 
 
 def test_draft_step_multiplies_only_centroids_and_chosen_rows(small_fp32: Path) -> None:

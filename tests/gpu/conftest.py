@@ -1,0 +1,78 @@
+"""A Vulkan device, prompts, and the shipped pair's texts on stock LiteRT-LM's CPU and GPU backends, each made once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gemma_mtp.runtime.stock import StockRun, run_stock
+from tests.conftest import CONTEXT, WINDOW, Exports, HeldOutPrompt
+from tests.gpu.vulkan import NoDeviceError, vulkan_environment
+
+CACHE = Path(__file__).parents[2] / ".cache"
+# One limit for every prompt of a run: those that end this near the context's end run into it, the others stop here.
+MAX_TOKENS = 28
+NEAR_THE_END, CROSSING = 2, 2
+
+Runs = Callable[[str, str, str], tuple[StockRun, StockRun]]
+
+
+_OUTCOME = pytest.StashKey[str]()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def device(pytestconfig: pytest.Config):
+    """The Vulkan device's name; child processes find it by the environment."""
+    try:
+        name, environment = vulkan_environment(CACHE)
+    except NoDeviceError as error:
+        pytestconfig.stash[_OUTCOME] = f"NO VULKAN DEVICE, NOTHING WAS RUN ON A GPU: {error}"
+        pytest.skip(pytestconfig.stash[_OUTCOME])
+    pytestconfig.stash[_OUTCOME] = f"GPU tests ran on {name}."
+    with pytest.MonkeyPatch.context() as patch:
+        for variable, value in environment.items():
+            patch.setenv(variable, value)
+        yield name
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say on what the tests ran, if they were asked for."""
+    if _OUTCOME in config.stash:
+        terminalreporter.section("GPU")
+        terminalreporter.write_line(config.stash[_OUTCOME])
+
+
+@pytest.fixture(scope="session")
+def chosen(prompts: list[HeldOutPrompt]) -> list[HeldOutPrompt]:
+    """Prompts that run to the context's end, then prompts within the window whose answers leave it."""
+    near = [prompt for prompt in prompts if CONTEXT - len(prompt.tokens) <= MAX_TOKENS]
+    crossing = [prompt for prompt in prompts if WINDOW - 16 <= len(prompt.tokens) < WINDOW]
+    assert len(near) >= NEAR_THE_END
+    assert len(crossing) >= CROSSING
+    return [*near[:NEAR_THE_END], *crossing[:CROSSING]]
+
+
+@pytest.fixture(scope="session")
+def texts(chosen: list[HeldOutPrompt]) -> list[str]:
+    return [prompt.text for prompt in chosen]
+
+
+@pytest.fixture(scope="session")
+def runs(exports: Exports, texts: list[str], device: str) -> Runs:
+    """`(off, on)` of all texts by weights, activations and backend."""
+    made: dict[tuple[str, str, str], tuple[StockRun, StockRun]] = {}
+
+    def run(weights: str, activations: str, backend: str) -> tuple[StockRun, StockRun]:
+        key = (weights, activations, backend)
+        if key not in made:
+            bundle = exports(f"gpu-{weights}-{activations}", weights=weights, activations=activations)
+            off, on = (
+                run_stock(bundle / "model.litertlm", texts, speculative=mtp, backend=backend, max_tokens=MAX_TOKENS)
+                for mtp in (False, True)
+            )
+            made[key] = (off, on)
+        return made[key]
+
+    return run

@@ -1,0 +1,71 @@
+"""Exports of the shipped pair with one feature of its graphs taken out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gemma_mtp.export import bind, layers, pipeline
+from gemma_mtp.export.layers import Weights
+from gemma_mtp.export.signatures import Signature, Tensors
+from gemma_mtp.export.trace import trace
+from tests.conftest import Exports
+
+Change = Callable[[Signature], Signature]
+
+
+def export_planted(
+    exports: Exports,
+    name: str,
+    patch: pytest.MonkeyPatch,
+    traced_anew: tuple[str, ...] = (),
+    change: Change = lambda signature: signature,
+) -> Path:
+    """Bundle of an export in float32 in which the signatures `traced_anew` are changed and traced in this process.
+
+    So whatever `patch` replaces in the modules that make the graphs takes effect in them.
+    """
+    convert = pipeline.convert
+
+    def planted(signatures: list[Signature], **options: Any) -> dict[str, bytes]:
+        done = convert([signature for signature in signatures if signature.name not in traced_anew], **options)
+        return done | {s.name: trace(change(s)) for s in signatures if s.name in traced_anew}
+
+    patch.setattr(pipeline, "convert", planted)
+    patch.setattr(pipeline, "_check_gpu", lambda paths: None)  # It refuses most of these.
+    return exports(f"planted-{name}", activations="fp16") / "model.litertlm"
+
+
+def no_gather(exports: Exports, patch: pytest.MonkeyPatch) -> Path:
+    """Lookups in float32 tables stay EMBEDDING_LOOKUP."""
+    patch.setattr(bind, "gather_from_float_tables", lambda model: None)
+    return export_planted(exports, "no-gather", patch)
+
+
+def plain_product_in_drafter(exports: Exports, patch: pytest.MonkeyPatch) -> Path:
+    """The drafter reads its caches by an ordinary product, not through `odml.runtime_bmm`."""
+
+    def product(lhs: torch.Tensor, cache: torch.Tensor, param_tensor: torch.Tensor) -> torch.Tensor:
+        return torch.einsum("abcd,abed->abce", lhs + param_tensor.sum() * 0, cache)
+
+    patch.setattr(layers, "query_key_product", product)
+    patch.setattr(layers, "weight_value_product", product)
+    return export_planted(exports, "plain-product", patch, ("mtp_drafter",))
+
+
+def blind_drafter(exports: Exports, patch: pytest.MonkeyPatch) -> Path:
+    """The drafter reads its caches as zeros."""
+
+    def change(signature: Signature) -> Signature:
+        def function(weights: Weights, inputs: Tensors) -> Tensors:
+            blank = {name: tensor * 0 for name, tensor in inputs.items() if name.startswith("kv_cache_")}
+            return signature.function(weights, {**inputs, **blank})
+
+        return replace(signature, function=function)
+
+    return export_planted(exports, "blind-drafter", patch, ("mtp_drafter",), change)
