@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 from transformers import AutoTokenizer
 
+from gemma_mtp.export import cli
 from gemma_mtp.export.demo import SMALL_PAIR
 from gemma_mtp.export.options import BACKENDS, resolve_options
 from gemma_mtp.export.pipeline import export, open_pair
@@ -195,6 +197,20 @@ def greedy(torch_pair, prompts: list[HeldOutPrompt]) -> list[list[int]]:
     return [
         greedy_tokens(torch_pair[0], prompt.tokens, limit, STOP) for prompt, limit in zip(prompts, limits, strict=True)
     ]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
+    """Runs the command in this process; returns exit code, standard output and standard error."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["gemma-mtp-export", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        output, error = capfd.readouterr()
+        return int(stopped.value.code or 0), output, error
+
+    return call
 
 
 @pytest.fixture(scope="session")

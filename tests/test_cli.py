@@ -3,28 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
-from gemma_mtp.export import cli
 from tests.conftest import CONTEXT, DRAFTER, PREFILL, TARGET, Exports
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
-    """Runs the command; returns exit code, standard output and standard error."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["gemma-mtp-export", *arguments])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        output, error = capfd.readouterr()
-        return int(stopped.value.code or 0), output, error
-
-    return call
 
 
 def shared_options(exports: Exports) -> list[str]:

@@ -11,7 +11,6 @@ from gemma_mtp.runtime.fp16_range import LARGEST, LayerRange, RangeReport, fp16_
 from tests.conftest import DRAFTER, TARGET
 from tests.scaled import scale_weight
 from tests.small_pair.corpus import held_out_prompts
-from tests.test_cli import run as run
 
 # A norm follows, so the scaled model computes what it did, as long as nothing overflows.
 FACTOR, SCALED = 1024, "layers.2.mlp.down_proj.weight"

@@ -22,7 +22,6 @@ from gemma_mtp.runtime.stock import StockRuntimeError, run_stock
 from tests.conftest import DRAFTER, TARGET, Exports
 from tests.foreign import foreign_models
 from tests.foreign import pack as pack_bundle
-from tests.test_cli import run as run
 
 
 @pytest.mark.parametrize("export", ["small_fp32", "small_int8", "e4b", "dense_head"])
