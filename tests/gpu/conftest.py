@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from gemma_mtp.runtime.stock import StockRun, run_stock
+from gemma_mtp.runtime.stock import StockRun, StockRuntimeError, run_stock
 from tests.conftest import CONTEXT, WINDOW, Exports, HeldOutPrompt
 from tests.gpu.vulkan import NoDeviceError, vulkan_environment
 
@@ -15,6 +16,8 @@ CACHE = Path(__file__).parents[2] / ".cache"
 # One limit for every prompt of a run: those that end this near the context's end run into it, the others stop here.
 MAX_TOKENS = 28
 NEAR_THE_END, CROSSING = 2, 2
+
+_TRIES = 3
 
 Runs = Callable[[str, str, str], tuple[StockRun, StockRun]]
 
@@ -44,6 +47,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(config.stash[_OUTCOME])
 
 
+def run_patiently(bundle: Path, texts: list[str], *, speculative: bool, backend: str, max_tokens: int) -> StockRun:
+    """`run_stock` in up to three tries: on a busy machine a software device misses the runtime's deadlines of 10 s
+    while it loads. What is wrong with a bundle is wrong each time."""
+    arguments = {"speculative": speculative, "backend": backend, "max_tokens": max_tokens}
+    for _ in range(_TRIES - 1):
+        with contextlib.suppress(StockRuntimeError):
+            return run_stock(bundle, texts, **arguments)
+    return run_stock(bundle, texts, **arguments)
+
+
 @pytest.fixture(scope="session")
 def chosen(prompts: list[HeldOutPrompt]) -> list[HeldOutPrompt]:
     """Prompts that run to the context's end, then prompts within the window whose answers leave it."""
@@ -68,8 +81,9 @@ def runs(exports: Exports, texts: list[str], device: str) -> Runs:
         key = (weights, activations, backend)
         if key not in made:
             bundle = exports(f"gpu-{weights}-{activations}", weights=weights, activations=activations)
+            file = bundle / "model.litertlm"
             off, on = (
-                run_stock(bundle / "model.litertlm", texts, speculative=mtp, backend=backend, max_tokens=MAX_TOKENS)
+                run_patiently(file, texts, speculative=mtp, backend=backend, max_tokens=MAX_TOKENS)
                 for mtp in (False, True)
             )
             made[key] = (off, on)

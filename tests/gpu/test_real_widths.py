@@ -5,17 +5,16 @@ It is the shipped pair widened, with ten layers: unlike random weights, it answe
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 
 import pytest
 
 from gemma_mtp.runtime.gpu_report import gpu_report
 from gemma_mtp.runtime.inspection import inspect_bundle
-from gemma_mtp.runtime.stock import StockRun, StockRuntimeError, run_stock
 from tests.benchmarks.widen import widen
 from tests.benchmarks.widths import Widths
 from tests.conftest import DRAFTER, TARGET, Exports
+from tests.gpu.conftest import run_patiently
 
 pytestmark = [pytest.mark.gpu_slow, pytest.mark.timeout(3600)]
 PROMPT, TOKENS = "def is_package(self, fullname):\n    filename =", 12
@@ -29,17 +28,13 @@ def bundle(exports: Exports, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return wide / "model.litertlm"
 
 
-def run(bundle: Path, backend: str, mtp: bool) -> StockRun:
-    """Up to three tries: on a busy machine a software device misses the runtime's deadlines of 10 s while it loads."""
-    for _ in range(2):
-        with contextlib.suppress(StockRuntimeError):
-            return run_stock(bundle, [PROMPT], speculative=mtp, backend=backend, max_tokens=TOKENS)
-    return run_stock(bundle, [PROMPT], speculative=mtp, backend=backend, max_tokens=TOKENS)
-
-
 def test_loads_whole_and_gives_the_cpus_text_with_and_without_mtp(bundle: Path, device: str, capsys) -> None:
     """In the activations that LiteRT-LM chooses on a GPU."""
-    runs = {(backend, mtp): run(bundle, backend, mtp) for backend in ("cpu", "gpu") for mtp in (False, True)}
+    runs = {
+        (backend, mtp): run_patiently(bundle, [PROMPT], speculative=mtp, backend=backend, max_tokens=TOKENS)
+        for backend in ("cpu", "gpu")
+        for mtp in (False, True)
+    }
     with capsys.disabled():
         for (backend, mtp), made in runs.items():
             print(f"\n{backend}, MTP {'on' if mtp else 'off'}: {made.texts[0]!r}, {made.seconds[0]:.1f} s", end="")
