@@ -9,6 +9,8 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from ..runtime.native_output import silence_loggers
+
 
 @click.command("fp16-range")
 @click.argument("target")
@@ -21,20 +23,22 @@ from rich.console import Console
 def fp16_range_command(target: str, drafter: str, prompts: Path, as_json: bool) -> None:
     """Show how the activations of TARGET and DRAFTER fit float16, and which --activations to export with.
 
-    Runs transformers' own models, in float32. Exit code 1 if float16 overflows.
+    Runs transformers' own models, in float32, their weights read layer by layer. Exit code 1 if float16 overflows.
 
     \b
     gemma-mtp-export fp16-range google/gemma-4-E2B-it google/gemma-4-E2B-it-assistant --prompts prompts.jsonl
     """
+    silence_loggers()
     from ..runtime.fp16_range import fp16_range
+    from .parity import open_oracle
     from .pipeline import open_pair
     from .tables_gpu import print_range
 
     pair = open_pair(target, drafter)
     console = Console(stderr=True)
     report = fp16_range(
-        str(pair.target.folder),
-        str(pair.drafter.folder),
+        open_oracle(pair),
+        pair.target.folder,
         prompts,
         lambda done, total: console.print(f"prompt {done} of {total}", style="dim"),
     )

@@ -19,8 +19,9 @@ from typing import Any
 import torch
 
 from .errors import UserError
+from .parity.oracle import Oracle
 from .prompts import Prompt, read_prompts
-from .reference import draft, load_pair, target_states
+from .reference import draft, target_states
 
 LARGEST = 65504.0
 # Prompts show some of what a model does: closer than this factor to the limit counts as too close.
@@ -91,11 +92,18 @@ class RangeReport:
 
 
 def fp16_range(
-    target: str, drafter: str, prompts: Path, on_progress: Callable[[int, int], None] = lambda done, total: None
+    oracle: Oracle,
+    tokenizer_folder: Path,
+    prompts: Path,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> RangeReport:
-    """Run every prompt of the JSON-lines file `prompts` through both models (hub ids or folders).
+    """Run every prompt of the JSON-lines file `prompts` through both of the oracle's models.
 
-    `on_progress` gets the number of prompts done and of all.
+    Args:
+        oracle: transformers' models of the pair.
+        tokenizer_folder: the target's checkpoint, for its tokenizer and chat template.
+        prompts: JSON lines; see prompts.py.
+        on_progress: gets the number of prompts done and of all.
 
     Raises:
         UserError: the prompts cannot be read, or one of them is empty.
@@ -103,10 +111,10 @@ def fp16_range(
     from transformers import AutoTokenizer
 
     entries = read_prompts(prompts)
-    tokenizer = AutoTokenizer.from_pretrained(target)
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
     texts = [_tokens(tokenizer, entry, f"{prompts}, prompt {place}") for place, entry in enumerate(entries, 1)]
-    models = load_pair(target, drafter)
-    meter = _Meter({"target": models[0], "drafter": models[1]})
+    models = (oracle.target, oracle.drafter)
+    meter = _Meter({"target": oracle.target, "drafter": oracle.drafter})
     changed = total = 0
     for done, tokens in enumerate(texts, 1):
         exact, exact_drafts = _run(models, tokens, meter.measure)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from gemma_mtp.export.parity import open_oracle
+from gemma_mtp.export.pipeline import open_pair
 from gemma_mtp.runtime.fp16_range import LARGEST, LayerRange, RangeReport, fp16_range
 from tests.conftest import DRAFTER, TARGET
 from tests.scaled import scale_weight
@@ -26,7 +28,7 @@ def prompts_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def clean(prompts_file: Path) -> RangeReport:
-    return fp16_range(str(TARGET), str(DRAFTER), prompts_file)
+    return fp16_range(open_oracle(open_pair(str(TARGET), str(DRAFTER))), TARGET, prompts_file)
 
 
 def by_layer(report: RangeReport) -> dict[tuple[str, str], LayerRange]:

@@ -49,16 +49,20 @@ class Oracle:
     Attributes:
         config: the target's text configuration.
         drafter_config: the drafter's configuration.
+        target: `Gemma4ForCausalLM`, which takes its weights layer by layer.
+        drafter: `Gemma4AssistantForCausalLM`.
     """
 
-    def __init__(self, target_config: Any, target: WeightSource, drafter_config: Any, drafter: WeightSource) -> None:
+    def __init__(
+        self, target_config: Any, target_weights: WeightSource, drafter_config: Any, drafter_weights: WeightSource
+    ) -> None:
         """Build both models; the target's weights are read as they are used.
 
         Args:
             target_config: transformers' configuration of the target, or its text part.
-            target: the target's checkpoint.
+            target_weights: the target's checkpoint.
             drafter_config: transformers' configuration of the drafter.
-            drafter: the drafter's checkpoint, whose weights are loaded now.
+            drafter_weights: the drafter's checkpoint, whose weights are loaded now.
 
         Raises:
             UserError: a tensor is missing or cannot be read.
@@ -67,19 +71,19 @@ class Oracle:
 
         self.config, self.drafter_config = target_config.get_text_config(), drafter_config
         with torch.device("meta"):
-            self._target = Gemma4ForCausalLM(self.config).eval()
+            self.target = Gemma4ForCausalLM(self.config).eval()
         # Before the weights are streamed, as they are counted on the meta device.
-        layers = [float_bytes(layer) for layer in self._target.model.layers]
-        self._streamed_bytes = max(*layers, float_bytes(self._target.lm_head))
-        stream_weights(self._target, target)
-        self._drafter = Gemma4AssistantForCausalLM(drafter_config).eval()
-        _load(self._drafter, drafter)
+        layers = [float_bytes(layer) for layer in self.target.model.layers]
+        self._streamed_bytes = max(*layers, float_bytes(self.target.lm_head))
+        stream_weights(self.target, target_weights)
+        self.drafter = Gemma4AssistantForCausalLM(drafter_config).eval()
+        _load(self.drafter, drafter_weights)
 
     @property
     def bytes_needed(self) -> int:
         """Bytes of weights in memory at a time: the largest layer or the head, what stays, and the drafter."""
-        stays = sum(4 * p.numel() for p in self._target.parameters() if not p.is_meta)
-        return self._streamed_bytes + stays + float_bytes(self._drafter)
+        stays = sum(4 * p.numel() for p in self.target.parameters() if not p.is_meta)
+        return self._streamed_bytes + stays + float_bytes(self.drafter)
 
     @property
     def own_layers(self) -> int:
@@ -93,12 +97,12 @@ class Oracle:
     @torch.no_grad()
     def embed(self, tokens: Sequence[int]) -> np.ndarray:
         """Embeddings `[T, D]` as the target takes them, scaled."""
-        return self._target.get_input_embeddings()(torch.tensor([list(tokens)]))[0].numpy()
+        return self.target.get_input_embeddings()(torch.tensor([list(tokens)]))[0].numpy()
 
     @torch.no_grad()
     def embed_per_layer(self, tokens: Sequence[int]) -> np.ndarray:
         """Per-layer embeddings `[T, layers, ple_dim]`, scaled, before the context's projection is added."""
-        return self._target.model.get_per_layer_inputs(torch.tensor([list(tokens)]))[0].numpy()
+        return self.target.model.get_per_layer_inputs(torch.tensor([list(tokens)]))[0].numpy()
 
     @torch.no_grad()
     def run(self, tokens: Sequence[int], rows: Sequence[int]) -> TargetPass:
@@ -106,11 +110,11 @@ class Oracle:
         from transformers import DynamicCache
 
         seen: list[Any] = []
-        hook = self._target.model.norm.register_forward_hook(lambda module, inputs, output: seen.append(output))
+        hook = self.target.model.norm.register_forward_hook(lambda module, inputs, output: seen.append(output))
         cache: Any = DynamicCache()
         wanted = sorted(set(rows))
         try:
-            output: Any = self._target(
+            output: Any = self.target(
                 input_ids=torch.tensor([list(tokens)]),
                 past_key_values=cache,
                 use_cache=True,
@@ -138,13 +142,13 @@ class Oracle:
         }
         rows = TargetStates(torch.empty(0), torch.from_numpy(states.activations), kv)  # pyright: ignore[reportArgumentType]
         hidden: list[Any] = []
-        hook = self._drafter.model.norm.register_forward_hook(lambda module, inputs, output: hidden.append(output))
+        hook = self.drafter.model.norm.register_forward_hook(lambda module, inputs, output: hidden.append(output))
         try:
-            steps = draft(self._target, self._drafter, rows, newest, slot, count)  # pyright: ignore[reportArgumentType]
+            steps = draft(self.target, self.drafter, rows, newest, slot, count)  # pyright: ignore[reportArgumentType]
         finally:
             hook.remove()
         return [
-            DraftStep(token, logits.numpy(), self._drafter.lm_head(state)[0, -1].numpy(), activation.numpy())
+            DraftStep(token, logits.numpy(), self.drafter.lm_head(state)[0, -1].numpy(), activation.numpy())
             for (token, logits, activation), state in zip(steps, hidden, strict=True)
         ]
 
