@@ -90,7 +90,16 @@ def test_slots_that_matter_are_looked_at(verified) -> None:
 def test_float_bundle_is_exact_to_the_bit_among_its_signatures(verified) -> None:
     for weights in ("small_fp32", "small_int8"):
         stage = next(s for s in verified(weights)[2]["stages"] if s["name"] == "verify against decode")
-        assert [check["value"] for check in stage["checks"]] == [0, 0, "yes"]
+        assert [check["value"] for check in stage["checks"]] == [0, 0, "yes"]  # It has one verify length.
+
+
+def test_further_verify_lengths_are_compared(check: Command, small_lengths: Path, tmp_path: Path) -> None:
+    arguments = ("--no-stock", "--max-tokens", 4, "--probe-tokens", 70, "--json", tmp_path / "parity.json")
+    code, output, _ = check(small_lengths, *PAIR, *arguments)
+    assert code == 0, output
+    stages = {stage["name"]: stage["checks"] for stage in json.loads((tmp_path / "parity.json").read_text())["stages"]}
+    values = {check["name"]: check["value"] for check in stages["verify against decode"]}
+    assert values["other verify lengths: difference"] == 0
 
 
 def test_acceptance_is_stock_litert_lms(verified) -> None:

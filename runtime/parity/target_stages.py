@@ -1,4 +1,4 @@
-"""The target's stages: embedders, prefill, decode and verify, and verify against decode."""
+"""The target's stages: embedders, prefill, decode and verify."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def run_slots(setup: Setup) -> list[SlotRun]:
         decoded = [read_rows(engine, layer, slot, after) for layer in layers]
         verify = engine.verify(tokens[slot:after], slot)
         verified = [read_rows(engine, layer, slot, after) for layer in layers]
-        runs.append(SlotRun(slot, _stacked(steps), verify, prefilled, decoded, verified))
+        runs.append(SlotRun(slot, stacked(steps), verify, prefilled, decoded, verified))
     return runs
 
 
@@ -116,7 +116,7 @@ def decode_stage(stage: Stage, setup: Setup, runs: list[SlotRun]) -> None:
     agreement = Agreement(setup.limits.near_tie)
     for run in runs:
         for name, rows in (("decode", run.decode), ("verify", run.verify)):
-            for row, (ours, activation) in enumerate(zip(rows.logits, _activations(rows), strict=True)):
+            for row, (ours, activation) in enumerate(zip(rows.logits, activations_of(rows), strict=True)):
                 at = run.slot + row
                 theirs, where = setup.truth.logits_at(at), f"{name}, slot {at} ({setup.probe.slots[run.slot]})"
                 error.add(range_error(ours, theirs), where)
@@ -137,64 +137,15 @@ def decode_stage(stage: Stage, setup: Setup, runs: list[SlotRun]) -> None:
     stage.plots["logits"] = _scatter(points)
 
 
-def exactness_stage(stage: Stage, setup: Setup, runs: list[SlotRun]) -> None:
-    """Do decode, verify and prefill compute the same, bit for bit? On the CPU, MTP on equals off because they do."""
-    bits, chunked = Worst(), _chunked_otherwise(setup)
-    for run in runs:
-        where = f"slot {run.slot} ({setup.probe.slots[run.slot]})"
-        bits.add(range_error(run.verify.logits, run.decode.logits), f"logits of verify and decode, {where}")
-        bits.add(
-            range_error(_activations(run.verify), _activations(run.decode)),
-            f"activations of verify and decode, {where}",
-        )
-        for layer, (prefilled, decoded, verified) in enumerate(
-            zip(run.prefilled, run.decoded, run.verified, strict=True)
-        ):
-            for before, one, many in zip(prefilled, decoded, verified, strict=True):
-                bits.add(range_error(many, one), f"cache rows of verify and decode, layer {layer}, {where}")
-                if (count := before.shape[1]) > 0:
-                    bits.add(
-                        range_error(before, one[:, :count]), f"cache rows of prefill and decode, layer {layer}, {where}"
-                    )
-    stage.at_most(
-        "decode, verify and prefill: difference", bits.value or 0.0, setup.limits.bits, bits.where if bits.value else ""
-    )
-    stage.at_most(
-        "prefill in other chunks: difference",
-        chunked.value or 0.0,
-        setup.limits.bits,
-        chunked.where if chunked.value else "",
-    )
-    stage.note("bit for bit equal", "yes" if not bits.value and not chunked.value else "no")
-
-
-def _chunked_otherwise(setup: Setup) -> Worst:
-    """Rows of shorter prefills, whose chunks are cut or padded otherwise, against those of the long one."""
-    engine, probe, worst = setup.engine, setup.probe, Worst()
-    layers = range(setup.oracle.own_layers)
-    count = max(probe.slots)
-    engine.prefill(probe.tokens[:count], 0)
-    whole = [read_rows(engine, layer, 0, count) for layer in layers]
-    shortest = setup.engine.contract.prefills[0].tokens
-    for length in sorted({1, shortest - 1, shortest + 1, min(count, 2 * shortest + 3)}):
-        if not 0 < length <= count:
-            continue
-        engine.prefill(probe.tokens[:length], 0)
-        for layer in layers:
-            for kind, ours, theirs in zip(
-                ("keys", "values"), read_rows(engine, layer, 0, length), whole[layer], strict=True
-            ):
-                worst.add(range_error(ours, theirs[:, :length]), f"{kind} of layer {layer}, prefill of {length} tokens")
-    return worst
-
-
-def _stacked(steps: list[TargetRows]) -> TargetRows:
+def stacked(steps: list[TargetRows]) -> TargetRows:
+    """The rows of several passes as one."""
     return TargetRows(
-        np.concatenate([step.logits for step in steps]), np.concatenate([_activations(step) for step in steps])
+        np.concatenate([step.logits for step in steps]), np.concatenate([activations_of(step) for step in steps])
     )
 
 
-def _activations(rows: TargetRows) -> np.ndarray:
+def activations_of(rows: TargetRows) -> np.ndarray:
+    """Activations `[T, D]` of a pass; only the contract's signatures, which return them, are run here."""
     if rows.activations is None:
         raise ValueError("the signature returns no activations")
     return rows.activations

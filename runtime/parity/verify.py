@@ -18,10 +18,11 @@ from ..model import Model, default_threads
 from ..prompts import Prompt
 from .contract_stage import contract_stage
 from .drafter_stages import Answer, drafter_stage, loop_stage
+from .exactness_stage import exactness_stage
 from .oracle import Oracle
 from .probe import make_probe
 from .report import Report, Stage, Verdict
-from .target_stages import Setup, decode_stage, embedders_stage, exactness_stage, prefill_stage, run_slots
+from .target_stages import Setup, decode_stage, embedders_stage, prefill_stage, run_slots
 from .text_stages import generation_stage, stock_stage
 from .thresholds import Thresholds, read_thresholds, weight_format
 
