@@ -61,7 +61,7 @@ def test_float_tokens_equal_transformers(answers, prompts, greedy) -> None:
 
 
 def test_drafts_of_every_round_equal_the_reference(answers, prompts, torch_pair) -> None:
-    compared, beginning = 0, 64
+    compared, beginning = 0, 48
     for prompt, answer in zip(prompts, answers("small_fp32")[1], strict=True):
         assert answer.rounds[0].slot == len(prompt.tokens) - 1
         assert not answer.rounds[0].round.drafted  # The first token is a plain decode.
@@ -74,7 +74,7 @@ def test_drafts_of_every_round_equal_the_reference(answers, prompts, torch_pair)
             compared += len(mine[expected.slot])
         before = [slot for slot in mine if slot < len(prompt.tokens) + len(tokens) - 1]
         assert before == [expected.slot for expected in reference.rounds]
-    assert compared > 4_000
+    assert compared > 2_500
 
 
 def test_acceptance_equals_stock_litert_lm(answers, stock_runs) -> None:
