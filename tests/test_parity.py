@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ai_edge_litert import schema_py_generated as schema
 from scipy import stats
 from transformers import Gemma4AssistantForCausalLM, Gemma4ForConditionalGeneration
 
@@ -23,10 +24,13 @@ from gemma_mtp.runtime.parity.measures import Agreement, Worst, cosine, kl_diver
 from gemma_mtp.runtime.parity.oracle import Oracle
 from gemma_mtp.runtime.parity.report import Stage, Verdict
 from gemma_mtp.runtime.parity.thresholds import THRESHOLDS, read_thresholds, weight_format
+from gemma_mtp.runtime.parity.verify import VerifyOptions, verify
+from gemma_mtp.runtime.prompts import Prompt
 from gemma_mtp.runtime.reference import draft, target_states
 from tests.conftest import CONTEXT, DRAFTER, TARGET, WINDOW
-from tests.faults import FAULTS, planted
+from tests.faults import FAULTS, Fault, planted
 from tests.oracle import run_target
+from tests.surgery import Surgery
 
 PAIR = (TARGET, DRAFTER)
 Command = Callable[..., tuple[int, str, str]]
@@ -297,3 +301,20 @@ def test_limits_by_format() -> None:
 @pytest.mark.parametrize(("text", "expected"), [("8GB", 8e9), ("800M", 8e8), ("1.5 GiB", 1.5e9), ("123", 123)])
 def test_sizes(text: str, expected: float) -> None:
     assert parse_size(text) == expected
+
+
+def test_quantized_caches_are_refused(small_fp32: Path, tmp_path: Path, oracle: Oracle) -> None:
+    """A sound bundle with int8 caches must not be called another model."""
+
+    def quantize_caches(model: Surgery) -> None:
+        for signature, graph in model.entries():
+            for entry in (*signature.inputs, *signature.outputs):
+                if entry.name.startswith(b"kv_cache_"):
+                    graph.tensors[entry.tensorIndex].type = schema.TensorType.INT8
+
+    bundle = planted(small_fp32, Fault("prefill_decode", quantize_caches, ""), tmp_path / "quantized")
+    planted_drafter = Surgery(bundle / "mtp_drafter.tflite")
+    quantize_caches(planted_drafter)
+    planted_drafter.save()
+    with pytest.raises(UserError, match="its caches are int8"):
+        verify(bundle, oracle, VerifyOptions((Prompt(text="def"),)))

@@ -10,7 +10,7 @@ from .caches import cache_names
 from .oracle import Oracle
 from .report import Stage
 
-_CACHE_DTYPES = ("float32", "float16", "int8")
+_CACHE_DTYPES = ("float32", "float16")
 _MASK_DTYPES = ("bool", "float32", "float16")
 # LiteRT-LM takes a prime length from here on for a placeholder that it may replace.
 _FIRST_PLACEHOLDER_PRIME = 11

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ..contract import Contract
 from ..errors import UserError
 from ..generation import GenerationOptions
 from ..inspection import inspect_bundle
@@ -85,7 +86,8 @@ def verify(bundle: Path, oracle: Oracle, options: VerifyOptions, on_progress: Pr
         on_progress: called with the name of the stage that runs, and what it does where there is something to say.
 
     Raises:
-        UserError: the bundle cannot be read, a prompt cannot be run, or there are no limits for its weight format.
+        UserError: the bundle cannot be read, a prompt cannot be run, there are no limits for its weight format, or its
+            caches are quantized.
     """
     file = bundle_file_in(bundle)
     inspection = inspect_bundle(file)
@@ -100,6 +102,7 @@ def verify(bundle: Path, oracle: Oracle, options: VerifyOptions, on_progress: Pr
         except UserError as error:
             stage.holds("the models fit together", [str(error)])
         else:
+            _check_comparable(opened.contract, str(bundle))
             contract_stage(stage, inspection, opened.contract, oracle)
     if opened is None or stage.verdict is Verdict.FAIL:
         for other in STAGES[1:]:
@@ -109,6 +112,15 @@ def verify(bundle: Path, oracle: Oracle, options: VerifyOptions, on_progress: Pr
             stages, file, Model(opened, options.threads or default_threads()), oracle, options, limits
         )
     return Report(about, tuple(stages.by_name.values()))
+
+
+def _check_comparable(contract: Contract, where: str) -> None:
+    dtypes = {dtype for _, dtype in contract.decode.cache_inputs.values()}
+    if quantized := sorted(dtypes - {"float32", "float16"}):
+        raise UserError(
+            f"{where}: its caches are {', '.join(quantized)}, with scales that the file does not name; verify compares"
+            " float32 and float16 caches only"
+        )
 
 
 class _Stages:

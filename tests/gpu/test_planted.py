@@ -73,6 +73,20 @@ def test_gpu_fails_without(
     assert broken
 
 
+@pytest.mark.parametrize(
+    ("plant", "reason"),
+    [
+        (planted.no_param_tensor, "takes no param_tensor"),
+        (planted.added_mask, "masks attention scores"),
+    ],
+)
+def test_check_refuses_what_a_software_device_forgives(plant: Plant, reason: str, exports: Exports) -> None:
+    """So an export for the GPU, and every GPU test with it, fails without these features."""
+    with pytest.MonkeyPatch.context() as patch:
+        bundle = plant(exports, patch)
+    assert any(finding.reason.startswith(reason) for finding in findings(bundle))
+
+
 def test_drafter_without_its_caches_falls_out_of_the_bound(
     exports: Exports, texts: list[str], runs: Runs, capsys
 ) -> None:
