@@ -303,6 +303,23 @@ def test_sizes(text: str, expected: float) -> None:
     assert parse_size(text) == expected
 
 
+def test_model_of_nan_fails_and_its_report_can_be_read(check: Command, small_fp32: Path, tmp_path: Path) -> None:
+    def spoil(model: Surgery) -> None:
+        model.weight("layers.3.input_layernorm.weight")[5] = np.nan
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    bundle = planted(small_fp32, Fault("prefill_decode", spoil, ""), tmp_path / "nan")
+    files = ("--json", tmp_path / "parity.json", "--html", tmp_path / "parity.html")
+    code, output, _ = check(bundle, *PAIR, "--no-stock", "--max-tokens", 4, "--probe-tokens", 40, *files)
+    assert code == 1
+    assert output.splitlines()[-1].startswith("FAIL, first in prefill")
+    report = json.loads((tmp_path / "parity.json").read_text(), parse_constant=refuse)
+    assert report["first_failure"] == "prefill"
+    assert (tmp_path / "parity.html").read_text().count("<svg") == 4
+
+
 def test_quantized_caches_are_refused(small_fp32: Path, tmp_path: Path, oracle: Oracle) -> None:
     """A sound bundle with int8 caches must not be called another model."""
 

@@ -45,10 +45,9 @@ class Check:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        value = self.value
         return {
             "name": self.name,
-            "value": None if isinstance(value, float) and not math.isfinite(value) else value,
+            "value": _finite(self.value),
             "limit": self.limit,
             "limit_is": "at least" if self.at_least else "at most",
             "verdict": self.verdict.value,
@@ -109,7 +108,7 @@ class Stage:
             "verdict": self.verdict.value,
             "seconds": round(self.seconds, 3),
             "checks": [check.as_dict() for check in self.checks],
-            "plots": self.plots,
+            "plots": _finite(self.plots),
         }
 
 
@@ -165,6 +164,15 @@ class Report:
             "about": self.about,
             "stages": [stage.as_dict() for stage in self.stages],
         }
+
+
+def _finite(value: Any) -> Any:
+    """`value` with None for what JSON has no word for: NaN and infinity."""
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def shown(check: Check) -> str:
