@@ -41,6 +41,28 @@ def export_planted(
     return exports(f"planted-{name}", activations="fp16") / "model.litertlm"
 
 
+def no_param_tensor(exports: Exports, patch: pytest.MonkeyPatch) -> Path:
+    """`verify` and the drafter make their parameters from the positions instead of taking them."""
+
+    def change(signature: Signature) -> Signature:
+        def function(weights: Weights, inputs: Tensors) -> Tensors:
+            positions = inputs["input_pos"]
+            first, end = positions[:1], positions[-1:] + 1
+            parameters = torch.cat((first, end, end, torch.zeros(4, dtype=torch.int32))).reshape(1, 1, 1, 7)
+            return signature.function(weights, {**inputs, "param_tensor": parameters})
+
+        kept = {name: spec for name, spec in signature.inputs.items() if name != "param_tensor"}
+        return replace(signature, function=function, inputs=kept)
+
+    return export_planted(exports, "no-param-tensor", patch, ("verify", "mtp_drafter"), change)
+
+
+def added_mask(exports: Exports, patch: pytest.MonkeyPatch) -> Path:
+    """The drafter adds its mask to the scores instead of selecting among them."""
+    patch.setattr(layers, "masked_scores", lambda scores, mask: scores + mask)
+    return export_planted(exports, "added-mask", patch, ("mtp_drafter",))
+
+
 def no_gather(exports: Exports, patch: pytest.MonkeyPatch) -> Path:
     """Lookups in float32 tables stay EMBEDDING_LOOKUP."""
     patch.setattr(bind, "gather_from_float_tables", lambda model: None)
