@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..quantize.recipes import RECIPES, Recipe
+from ..runtime.contract import is_placeholder
 from ..runtime.errors import UserError
 from .config import TargetConfig
 
@@ -18,8 +19,6 @@ _MAX_DRAFT_TOKENS = 15
 ACTIVATIONS = {"fp16": "fp16", "fp32": "fp32", "mixed": "fp32_fp16"}
 # Where target and drafter can run, as LiteRT-LM names it in `backend_constraint`.
 BACKENDS = ("cpu", "gpu")
-# From here on LiteRT-LM takes a prime prefill length for a placeholder that it may replace.
-_FIRST_PLACEHOLDER_PRIME = 11
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ def resolve_options(
     for length in sorted(lengths):
         if not 1 <= length <= context:
             raise UserError(f"--prefill-lengths: {length}, expected 1 to the context length, {context}")
-        if length >= _FIRST_PLACEHOLDER_PRIME and _is_prime(length):
+        if is_placeholder(length):
             raise UserError(
                 f"--prefill-lengths: {length} is prime, which LiteRT-LM takes for a placeholder; use {length + 1}"
             )
@@ -106,7 +105,3 @@ def resolve_options(
         activations,
         tuple(backend for backend in BACKENDS if backend in backends),
     )
-
-
-def _is_prime(number: int) -> bool:
-    return all(number % divisor for divisor in range(2, int(number**0.5) + 1))

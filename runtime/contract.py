@@ -13,7 +13,9 @@ from .model_file import ModelInfo, SignatureInfo, TensorInfo
 
 _POSITIONS = ("input_pos", "positions")
 _MASKS = ("mask", "attn_mask")
-_MASK_DTYPES = ("bool", "float32", "float16")
+MASK_DTYPES = ("bool", "float32", "float16")
+# From here on LiteRT-LM takes a prime length for a placeholder that it may replace.
+_FIRST_PLACEHOLDER_PRIME = 11
 _PARAMETERS = "param_tensor"
 _EMBEDDINGS, _PER_LAYER = "embeddings", "per_layer_embeddings"
 
@@ -121,6 +123,11 @@ def read_contract(models: dict[str, ModelInfo], where: str) -> Contract:
     return contract
 
 
+def is_placeholder(length: int) -> bool:
+    """Whether LiteRT-LM takes a prefill's or a cache's `length` for one that it may replace: a prime of 11 or more."""
+    return length >= _FIRST_PLACEHOLDER_PRIME and all(length % factor for factor in range(2, int(length**0.5) + 1))
+
+
 def _step(info: SignatureInfo, where: str) -> StepSignature:
     positions = _one_of(info, _POSITIONS, where)
     mask = _one_of(info, _MASKS, where)
@@ -130,8 +137,8 @@ def _step(info: SignatureInfo, where: str) -> StepSignature:
             raise UserError(f"{where}: {info.name} takes {tensor.name}, which this runtime does not know how to fill")
     if not info.caches(written=False):
         raise UserError(f"{where}: {info.name} takes no kv_cache_ tensor")
-    if mask.dtype not in _MASK_DTYPES:
-        raise UserError(f"{where}: {info.name} takes a {mask.dtype} mask, expected {', '.join(_MASK_DTYPES)}")
+    if mask.dtype not in MASK_DTYPES:
+        raise UserError(f"{where}: {info.name} takes a {mask.dtype} mask, expected {', '.join(MASK_DTYPES)}")
     parameters = _PARAMETERS if info.input(_PARAMETERS) else None
     return StepSignature(info, positions.shape[0], positions.name, mask.name, mask.dtype, parameters)
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..contract import Contract, StepSignature
+from ..contract import MASK_DTYPES, Contract, StepSignature, is_placeholder
 from ..inspection import Inspection
 from .caches import cache_names
 from .oracle import Oracle
 from .report import Stage
 
 _CACHE_DTYPES = ("float32", "float16")
-_MASK_DTYPES = ("bool", "float32", "float16")
-# LiteRT-LM takes a prime length from here on for a placeholder that it may replace.
-_FIRST_PLACEHOLDER_PRIME = 11
 
 Shape = tuple[int, ...]
 
@@ -46,7 +43,7 @@ def _target_problems(contract: Contract, oracle: Oracle) -> Iterator[str]:
             yield from _differences(step, outputs, written=True)
         if step.info.caches(written=True) != step.cache_inputs:
             yield f"{step.name} does not return the caches that it takes"
-        if step in contract.prefills and _is_placeholder(step.tokens):
+        if step in contract.prefills and is_placeholder(step.tokens):
             yield f"{step.name} has a prime length, which LiteRT-LM takes for a placeholder"
 
 
@@ -55,13 +52,13 @@ def _step_problems(step: StepSignature, slots: int) -> Iterator[str]:
     positions, mask = tensors[step.positions], tensors[step.mask]
     if (positions.dtype, len(positions.shape)) != ("int32", 1):
         yield f"{step.name}: {positions.name} is {positions.dtype} {list(positions.shape)}, expected int32 [T]"
-    if mask.dtype not in _MASK_DTYPES or mask.shape != (1, 1, step.tokens, slots):
+    if mask.dtype not in MASK_DTYPES or mask.shape != (1, 1, step.tokens, slots):
         yield f"{step.name}: mask is {mask.dtype} {list(mask.shape)}, expected [1, 1, {step.tokens}, {slots}]"
     if step.parameters is None:
         yield f"{step.name} takes no param_tensor, without which MTP fails on the GPU"
     elif (found := tensors[step.parameters]).shape != (1, 1, 1, 7) or found.dtype != "int32":
         yield f"{step.name}: param_tensor is {found.dtype} {list(found.shape)}, expected int32 [1, 1, 1, 7]"
-    if _is_placeholder(slots):
+    if is_placeholder(slots):
         yield f"{step.name}: the cache length {slots} is prime, which LiteRT-LM takes for a placeholder"
 
 
@@ -114,7 +111,3 @@ def _differences(step: StepSignature, expected: dict[str, tuple[Shape, str]], *,
             yield f"{step.name} {'returns' if written else 'takes'} no {name}"
         elif (found.shape, found.dtype) != (shape, dtype):
             yield f"{step.name}: {name} is {found.dtype} {list(found.shape)}, expected {dtype} {list(shape)}"
-
-
-def _is_placeholder(length: int) -> bool:
-    return length >= _FIRST_PLACEHOLDER_PRIME and all(length % factor for factor in range(2, int(length**0.5) + 1))
