@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..runtime.inspection import inspect_bundle
-from ..runtime.parity.report import Report
+from ..runtime.bundle.inspection import inspect_bundle
+from ..runtime.parity.report.report import Report
 from ..runtime.parity.verify import Progress, VerifyOptions
-from ..runtime.prompts import user_prompt
 from ..runtime.stock import StockRun, run_stock
+from ..runtime.text.prompts import user_prompt
 from .parity import verify_bundle
 
 SMALL_PAIR = Path(__file__).parent / "small_pair"

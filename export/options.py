@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..quantize.recipes import RECIPES, Recipe
-from ..runtime.contract import is_placeholder
+from ..runtime.bundle.contract import is_placeholder
 from ..runtime.errors import UserError
-from .config import TargetConfig
+from .checkpoint.config import TargetConfig
 
 # LiteRT-LM drops a prefill longer than the room that is left, so one that always fits must be among them.
 SHORT_PREFILL = 8

@@ -12,14 +12,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ..runtime.bundle.loading import bundle_file_in
 from ..runtime.errors import UserError
-from ..runtime.loading import bundle_file_in
-from ..runtime.parity.oracle import Oracle
-from ..runtime.parity.report import Report
+from ..runtime.parity.oracle.oracle import Oracle
+from ..runtime.parity.report.report import Report
 from ..runtime.parity.verify import Progress, VerifyOptions, verify
-from ..runtime.prompts import DEFAULT_PROMPTS, user_prompt
-from .checkpoint import Checkpoint
-from .pipeline import Pair, open_pair
+from ..runtime.text.prompts import DEFAULT_PROMPTS, user_prompt
+from .checkpoint.files import Checkpoint
+from .checkpoint.pair import Pair, open_pair
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 

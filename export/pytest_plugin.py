@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from ..runtime.parity.report import Report
+    from ..runtime.parity.report.report import Report
 
 
 @pytest.fixture(scope="session")
@@ -21,8 +21,8 @@ def mtp_parity() -> Callable[..., Report]:
     made: dict[tuple[Any, ...], Report] = {}
 
     def check(bundle: str | Path, target: str | Path, drafter: str | Path, **options: Any) -> Report:
+        from .cli.tables.parity import report_text
         from .parity import verify_bundle
-        from .tables_parity import report_text
 
         key = (str(bundle), str(target), str(drafter), repr(sorted(options.items())))
         if key not in made:

@@ -1,1 +1,1 @@
-"""Run a bundle on LiteRT and compare it with the torch model."""
+"""Run a bundle on LiteRT and compare it with the torch model. Imports nothing of `export`."""

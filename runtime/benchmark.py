@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from .engine import Engine
+from .decoding.engine import Engine
+from .decoding.generation import GenerationOptions
+from .decoding.statistics import Statistics
 from .errors import UserError
-from .generation import GenerationOptions
 from .model import Model
-from .prompts import Prompt
-from .statistics import Statistics
+from .text.prompts import Prompt
 
 # Below this gain a machine's noise decides.
 _WORTH_IT = 1.02
@@ -132,7 +132,7 @@ def benchmark(
         for length in lengths:
             on_progress(f"prompt {number} of {len(prompts)}, {f'{length} draft tokens' if length else 'without MTP'}")
             chosen = replace(options, mtp=length > 0, draft_tokens=length or None, schedule="constant")
-            runs[length].merge(prompt.stream(model, chosen).finish().statistics)
+            runs[length].merge(model.stream_prompt(prompt, chosen).finish().statistics)
     by_position = runs[longest].acceptance_by_position
     reports = tuple(_report(length, costs, by_position, runs) for length in lengths if length)
     return BenchmarkReport(costs, runs[0], runs[longest], reports)

@@ -11,15 +11,16 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from .acceptance import rule_for
-from .chat_template import Message, render_chat
-from .engine import Engine
-from .generation import Generation, GenerationOptions
-from .loading import OpenBundle, open_bundle
-from .schedules import ConstantSchedule, Schedule, schedule_for
-from .session import Session
-from .statistics import Statistics
-from .text import TextStream
+from .bundle.loading import OpenBundle, open_bundle
+from .decoding.acceptance import rule_for
+from .decoding.engine import Engine
+from .decoding.generation import Generation, GenerationOptions
+from .decoding.schedules import ConstantSchedule, Schedule, schedule_for
+from .decoding.session import Session
+from .decoding.statistics import Statistics
+from .text.chat_template import Message, render_chat
+from .text.prompts import Prompt
+from .text.stream import TextStream
 
 
 class Model:
@@ -39,6 +40,10 @@ class Model:
         """
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         return self.stream_text(self.render(messages), options)
+
+    def stream_prompt(self, prompt: Prompt, options: GenerationOptions | None = None) -> Generation:
+        """Begin an answer to a prompt of a file or a command line; errors as of `stream`."""
+        return self.stream_text(self.text_of(prompt), options)
 
     def stream_text(self, text: str, options: GenerationOptions | None = None) -> Generation:
         """Go on from `text` as it is, without the chat template; the start token is put before it if it lacks it.
@@ -86,6 +91,10 @@ class Model:
         """
         rules = self.bundle.rules
         return render_chat(rules.chat_template, messages, self.bundle.tokenizer.decode(rules.start))
+
+    def text_of(self, prompt: Prompt) -> str:
+        """The text of `prompt` as the model reads it; errors as of `render`."""
+        return self.render(prompt.messages) if prompt.text is None else prompt.text
 
     def encode(self, text: str) -> list[int]:
         """Tokens of `text`, with the start token before them if `text` lacks it."""

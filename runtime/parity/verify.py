@@ -10,22 +10,23 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ..contract import Contract
+from ..bundle.contract import Contract
+from ..bundle.inspection import inspect_bundle
+from ..bundle.loading import bundle_file_in, open_bundle
+from ..bundle.names import PREFILL_DECODE
+from ..decoding.generation import GenerationOptions
 from ..errors import UserError
-from ..generation import GenerationOptions
-from ..inspection import inspect_bundle
-from ..loading import bundle_file_in, open_bundle
 from ..model import Model, default_threads
-from ..prompts import Prompt
-from .contract_stage import contract_stage
-from .drafter_stages import Answer, drafter_stage, loop_stage
-from .exactness_stage import exactness_stage
-from .oracle import Oracle
-from .probe import make_probe
-from .report import Report, Stage, Verdict
-from .target_stages import Setup, decode_stage, embedders_stage, prefill_stage, run_slots
-from .text_stages import generation_stage, stock_stage
-from .thresholds import Thresholds, read_thresholds, weight_format
+from ..text.prompts import Prompt
+from .oracle.oracle import Oracle
+from .report.report import Report, Stage, Verdict
+from .report.thresholds import Thresholds, read_thresholds, weight_format
+from .stages.contract import contract_stage
+from .stages.drafter import Answer, drafter_stage, loop_stage
+from .stages.exactness import exactness_stage
+from .stages.probe import make_probe
+from .stages.target import Setup, decode_stage, embedders_stage, prefill_stage, run_slots
+from .stages.text import generation_stage, stock_stage
 
 Progress = Callable[[str, str], None]
 STAGES = (
@@ -91,7 +92,7 @@ def verify(bundle: Path, oracle: Oracle, options: VerifyOptions, on_progress: Pr
     """
     file = bundle_file_in(bundle)
     inspection = inspect_bundle(file)
-    stored = inspection.models["prefill_decode"].constant_bytes if "prefill_decode" in inspection.models else {}
+    stored = inspection.models[PREFILL_DECODE].constant_bytes if PREFILL_DECODE in inspection.models else {}
     name, limits = read_thresholds(options.recipe_thresholds, weight_format(stored), str(bundle))
     about = _about(file, oracle, options, name, asdict(limits))
     stages = _Stages(on_progress)
@@ -147,7 +148,7 @@ def _compare(
 ) -> dict[str, str]:
     """All stages after the contract; the slots that were looked at, and why."""
     rules = model.bundle.rules
-    texts = [prompt.render(model) for prompt in options.prompts]
+    texts = [model.text_of(prompt) for prompt in options.prompts]
     answers: list[Answer] = []
     without_mtp: list[list[int]] = []
     for number, text in enumerate(texts, 1):

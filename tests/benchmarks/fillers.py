@@ -14,7 +14,7 @@ import torch
 from transformers import AutoTokenizer
 
 from gemma_mtp.runtime.errors import UserError
-from gemma_mtp.runtime.reference import draft, load_pair, target_states
+from gemma_mtp.runtime.parity.oracle.reference import draft, load_pair, target_states
 from tests.small_pair.corpus import training_documents, training_text
 
 _ROWS, _TOKENS = 8, 256

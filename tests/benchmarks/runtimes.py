@@ -16,14 +16,15 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from gemma_mtp.export.checkpoint.pair import open_pair
 from gemma_mtp.export.demo import SMALL_PAIR
 from gemma_mtp.export.options import resolve_options
-from gemma_mtp.export.pipeline import export, open_pair
+from gemma_mtp.export.pipeline import export
 from gemma_mtp.export.progress import Reporter
-from gemma_mtp.runtime.generation import GenerationOptions
+from gemma_mtp.runtime.decoding.generation import GenerationOptions
+from gemma_mtp.runtime.decoding.statistics import Statistics
 from gemma_mtp.runtime.model import Model, load
 from gemma_mtp.runtime.native_output import silence_native_stderr
-from gemma_mtp.runtime.statistics import Statistics
 from gemma_mtp.runtime.stock import run_stock
 from tests.small_pair.corpus import held_out_documents
 

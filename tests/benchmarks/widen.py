@@ -30,10 +30,11 @@ from pathlib import Path
 import click
 import torch
 
-from gemma_mtp.export.checkpoint import Checkpoint
-from gemma_mtp.export.config import AttentionConfig, DecoderConfig, DrafterConfig, TargetConfig
+from gemma_mtp.export.checkpoint.config import AttentionConfig, DecoderConfig, DrafterConfig, TargetConfig
+from gemma_mtp.export.checkpoint.files import Checkpoint
+from gemma_mtp.export.checkpoint.pair import open_pair
 from gemma_mtp.export.demo import SMALL_PAIR
-from gemma_mtp.export.pipeline import open_pair, staged_folder
+from gemma_mtp.export.staging import staged_folder
 from gemma_mtp.runtime.errors import UserError
 
 from .fillers import Fillers, choose_fillers

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gemma_mtp.export.config import (
+from gemma_mtp.export.checkpoint.config import (
     LAYER_TYPES,
     DecoderConfig,
     DrafterConfig,

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from gemma_mtp.export import bind, layers, pipeline
-from gemma_mtp.export.layers import Weights
-from gemma_mtp.export.signatures import Signature, Tensors
-from gemma_mtp.export.trace import trace
+from gemma_mtp.export import pipeline
+from gemma_mtp.export.graphs import bind
+from gemma_mtp.export.graphs.signatures import Signature, Tensors
+from gemma_mtp.export.graphs.trace import trace
+from gemma_mtp.export.models import layers
+from gemma_mtp.export.models.layers import Weights
 from tests.conftest import Exports
 
 Change = Callable[[Signature], Signature]

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from gemma_mtp.runtime.gpu_check import check_model
-from gemma_mtp.runtime.gpu_trial import try_model
+from gemma_mtp.runtime.gpu.check import check_model
+from gemma_mtp.runtime.gpu.trial import try_model
 from tests.conftest import Exports
-from tests.test_gpu_check import PLANTED, converted
+from tests.runtime.test_gpu_check import PLANTED, converted
 
 pytestmark = pytest.mark.gpu
 

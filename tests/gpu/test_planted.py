@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from gemma_mtp.runtime.gpu_check import Finding, check_model
+from gemma_mtp.runtime.gpu.check import Finding, check_model
 from gemma_mtp.runtime.stock import StockRuntimeError, run_stock
 from tests.conftest import DRAFTER, TARGET, Exports
 from tests.gpu import planted
 from tests.gpu.conftest import MAX_TOKENS, NEAR_THE_END, Runs
 from tests.gpu.test_gpu import ACCEPTANCE_BOUND
-from tests.scaled import scale_weight
-from tests.test_fp16_range import FACTOR, SCALED
+from tests.parity.test_fp16_range import FACTOR, SCALED
+from tests.support.scaled import scale_weight
 
 pytestmark = [pytest.mark.gpu_slow, pytest.mark.timeout(3600)]
 Plant = Callable[[Exports, pytest.MonkeyPatch], Path]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from gemma_mtp.runtime.gpu_report import gpu_report
-from gemma_mtp.runtime.inspection import inspect_bundle
+from gemma_mtp.runtime.bundle.inspection import inspect_bundle
+from gemma_mtp.runtime.gpu.report import gpu_report
 from tests.benchmarks.widen import widen
 from tests.benchmarks.widths import Widths
 from tests.conftest import DRAFTER, TARGET, Exports

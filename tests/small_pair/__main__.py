@@ -15,7 +15,7 @@ import click
 import torch
 import transformers
 
-from gemma_mtp.runtime.reference import load_pair
+from gemma_mtp.runtime.parity.oracle.reference import load_pair
 
 from . import corpus
 from .drafter import own_text, train_drafter

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from transformers import Gemma4AssistantForCausalLM, Gemma4ForConditionalGeneration, PreTrainedTokenizerFast
 
-from gemma_mtp.runtime.reference import ReferenceRun, greedy_tokens, speculate
+from gemma_mtp.runtime.parity.oracle.reference import ReferenceRun, greedy_tokens, speculate
 
 DRAFT_TOKENS = 4
 STOP = (1, 5)

@@ -1,0 +1,85 @@
+"""`manifest.json`: what went into an export, what was chosen and what came out."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ...runtime.bundle.container import BundleFile
+from ...runtime.bundle.model_file import read_model
+from ..checkpoint.files import Checkpoint
+from ..checkpoint.hub import sha256_of
+from ..checkpoint.pair import Pair
+from ..graphs.bind import BoundFile, format_of
+from ..graphs.plan import ModelPlan
+from ..models.kv_cache import KVSignature
+from ..options import ExportOptions
+
+_MANIFEST_VERSION = 1
+_RECORDED_PACKAGES = (
+    "gemma-mtp-export",
+    "torch",
+    "litert-torch",
+    "litert-converter",
+    "ai-edge-litert",
+    "ai-edge-quantizer",
+    "litert-lm-builder",
+    "litert-lm",
+)
+
+
+def make_manifest(
+    pair: Pair,
+    options: ExportOptions,
+    kv: KVSignature,
+    models: dict[str, ModelPlan],
+    bound: dict[str, BoundFile],
+    bundle: Path,
+) -> dict[str, Any]:
+    """What went in, what was chosen and what came out; nothing that differs between two runs on the same input."""
+    files = {f"{name}.tflite": {"bytes": file.size, "sha256": file.sha256} for name, file in bound.items()}
+    files[bundle.name] = {"bytes": bundle.stat().st_size, "sha256": sha256_of(bundle)}
+    return {
+        "manifest_version": _MANIFEST_VERSION,
+        "sources": {
+            role: {"name": _source_name(checkpoint), "sha256": checkpoint.hashes}
+            for role, checkpoint in (("target", pair.target), ("drafter", pair.drafter))
+        },
+        "options": asdict(options),
+        "packages": {package: version(package) for package in _RECORDED_PACKAGES},
+        "kv_signature": {
+            "length": kv.length,
+            "target": {name: list(shape) for name, shape in kv.target_shapes().items()},
+            "drafter": {name: list(shape) for name, shape in kv.drafter_shapes().items()},
+        },
+        "models": {
+            name: {
+                "signatures": _signatures_of(BundleFile(bundle), name),
+                "weights": {
+                    weight.name: {"shape": list(weight.shape), "format": format_of(weight, options.recipe)}
+                    for weight in model.weights.values()
+                },
+            }
+            for name, model in models.items()
+        },
+        "files": files,
+    }
+
+
+def _signatures_of(bundle: BundleFile, name: str) -> dict[str, Any]:
+    info = read_model(bundle.content(bundle.model_sections()[name]), name)
+    return {
+        signature.name: {
+            side: {tensor.name: {"shape": list(tensor.shape), "dtype": tensor.dtype} for tensor in tensors}
+            for side, tensors in (("inputs", signature.inputs), ("outputs", signature.outputs))
+        }
+        for signature in info.signatures
+    }
+
+
+def _source_name(checkpoint: Checkpoint) -> str:
+    """A hub id as given; of a folder only its own name, as paths differ between machines."""
+    is_folder = Path(checkpoint.source).expanduser().is_dir()
+    return checkpoint.folder.absolute().name if is_folder else checkpoint.source

@@ -1,0 +1,199 @@
+"""A Hugging Face checkpoint, by hub id or folder: its configuration and its tensors, read lazily one by one.
+
+Only safetensors are read: never pickle, never code that a checkpoint brings along.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from ...runtime.errors import UserError
+from .hub import resolve, sha256_of
+from .weights import Weight
+
+_FLOAT_DTYPES = frozenset({"BF16", "F16", "F32"})
+_INTEGER_DTYPES = frozenset({"I64", "I32"})
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """Where one tensor lies, from its file's header."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class Checkpoint:
+    """One checkpoint folder.
+
+    Attributes:
+        source: what the person gave.
+        folder: where the files are.
+        config: contents of `config.json`.
+    """
+
+    def __init__(self, source: str) -> None:
+        """Read the configuration and the headers of all weight files; no tensor yet.
+
+        Raises:
+            UserError: a file is missing, truncated or corrupt, or the index points outside the folder.
+        """
+        self.source = source
+        self.folder = resolve(source)
+        self.config = self.read_json("config.json", "the folder must hold a Hugging Face checkpoint")
+        self._files = self._weight_files()
+        self._entries = self._read_headers()
+
+    def path(self, name: str) -> Path:
+        """Path of a file of this checkpoint, whether or not it exists."""
+        return self.folder / name
+
+    def read_json(self, name: str, hint: str) -> dict[str, Any]:
+        """Contents of a JSON object file.
+
+        Raises:
+            UserError: missing, unreadable or no JSON object; `hint` says what to do when it is missing.
+        """
+        path = self.path(name)
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; {hint}")
+        try:
+            content = json.loads(path.read_text("utf-8"))
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise UserError(f"{path}: not readable as JSON ({error})") from error
+        if not isinstance(content, dict):
+            raise UserError(f"{path}: holds a {type(content).__name__}, expected a JSON object")
+        return content
+
+    @cached_property
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of the configuration and of every weight file, by name."""
+        return {path.name: sha256_of(path) for path in [self.path("config.json"), *self._files]}
+
+    @cached_property
+    def prefix(self) -> str:
+        """What stands before `layers.0...` in tensor names.
+
+        `model.language_model.` in the multimodal form, `model.` in the text-only form and in drafters.
+        """
+        marker = "layers.0.input_layernorm.weight"
+        found = sorted(name.removesuffix(marker) for name in self._entries if name.endswith(marker))
+        decoders = [prefix for prefix in found if "tower" not in prefix]
+        if not decoders:
+            raise UserError(f"{self.folder}: no tensor named *{marker}; expected the weights of a Gemma 4 decoder")
+        return min(decoders, key=len)
+
+    def check(self, weights: Iterable[Weight]) -> None:
+        """Check that every weight is there with its shape and a dtype that can be read.
+
+        Raises:
+            UserError: naming the first tensor that is missing or wrong.
+        """
+        for weight in weights:
+            if weight.source is None:
+                continue
+            name, entry = self._find(weight.source)
+            if entry.shape != weight.source_shape:
+                found, expected = list(entry.shape), list(weight.source_shape)
+                raise UserError(f"{entry.file}: {name} has shape {found}, expected {expected} from config.json")
+            integer = entry.dtype in _INTEGER_DTYPES
+            if entry.dtype not in _FLOAT_DTYPES | _INTEGER_DTYPES or integer != (weight.role.value == "index"):
+                kind = "I32 or I64" if weight.role.value == "index" else "BF16, F16 or F32"
+                raise UserError(f"{entry.file}: {name} is stored as {entry.dtype}, expected {kind}")
+
+    def read(self, name: str) -> torch.Tensor:
+        """One tensor by its name without the prefix: float32, or as stored where it holds integers."""
+        _, entry = self._find(name)
+        return self.read_rows(name, 0, entry.shape[0])
+
+    def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Rows `start`..`stop - 1` of a tensor, as `read` gives it; nothing else of it is loaded."""
+        full, entry = self._find(name)
+        try:
+            with safe_open(entry.file, framework="pt") as file:
+                tensor = file.get_slice(full)[start:stop]
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{entry.file}: {full} cannot be read ({error})") from error
+        return tensor.float() if tensor.is_floating_point() else tensor
+
+    def read_rows_at(self, name: str, rows: Sequence[int]) -> torch.Tensor:
+        """The given rows of a tensor, stacked, as `read` gives it; nothing else of it is loaded."""
+        full, entry = self._find(name)
+        try:
+            with safe_open(entry.file, framework="pt") as file:
+                table = file.get_slice(full)
+                tensor = torch.cat([table[row : row + 1] for row in rows])
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{entry.file}: {full} cannot be read ({error})") from error
+        return tensor.float() if tensor.is_floating_point() else tensor
+
+    def left_out(self, weights: Iterable[Weight]) -> dict[str, int]:
+        """Number of tensors that no weight is made from, by what they belong to (`vision_tower`, `layers.24`, ...)."""
+        used = {self._find(weight.source)[0] for weight in weights if weight.source}
+        groups: dict[str, int] = {}
+        for name in self._entries:
+            if name not in used:
+                group = name.removeprefix(self.prefix).removeprefix("model.")
+                parts = group.split(".")
+                group = ".".join(parts[:2]) if parts[0] == "layers" else parts[0]
+                groups[group] = groups.get(group, 0) + 1
+        return groups
+
+    def _find(self, name: str) -> tuple[str, _Entry]:
+        for candidate in (self.prefix + name, name):
+            if candidate in self._entries:
+                return candidate, self._entries[candidate]
+        raise UserError(f"{self.folder}: tensor {self.prefix}{name} is missing; is this checkpoint complete?")
+
+    def _weight_files(self) -> list[Path]:
+        single, index = self.path("model.safetensors"), self.path("model.safetensors.index.json")
+        if single.is_file():
+            return [single]
+        if not index.is_file():
+            pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in self.folder.glob(pattern))
+            hint = f"; {pickles[0]} is a pickle, which is never read: convert it to safetensors" if pickles else ""
+            raise UserError(f"{self.folder}: no model.safetensors and no model.safetensors.index.json{hint}")
+        shards = self.read_json(index.name, "").get("weight_map")
+        if not isinstance(shards, dict) or not shards:
+            raise UserError(f"{index}: weight_map is missing or empty")
+        root, files = self.folder.resolve(), []
+        for shard in sorted(map(str, set(shards.values()))):
+            # The hub's cache holds links to a folder of blobs, so compare names, not what links point to.
+            if os.path.isabs(shard) or not Path(os.path.normpath(root / shard)).is_relative_to(root):
+                raise UserError(f"{index}: weight_map points to {shard}, outside the checkpoint's folder")
+            if not (self.folder / shard).is_file():
+                raise UserError(f"{self.folder / shard}: no such file, though {index.name} names it")
+            files.append(self.folder / shard)
+        return files
+
+    def _read_headers(self) -> dict[str, _Entry]:
+        entries: dict[str, _Entry] = {}
+        for path in self._files:
+            try:
+                with safe_open(path, framework="pt") as file:
+                    for name in file.keys():  # noqa: SIM118 (safe_open is no mapping)
+                        part = file.get_slice(name)
+                        entries[name] = _Entry(path, part.get_dtype(), tuple(part.get_shape()))
+            except (OSError, SafetensorError) as error:
+                raise UserError(f"{path}: not a whole safetensors file ({error}); download it again") from error
+        return entries
+
+
+def describe_left_out(groups: Mapping[str, int]) -> list[str]:
+    """One line for each kind of tensor that an export leaves out, with the reason."""
+    lines = []
+    shared = {name: count for name, count in groups.items() if name.startswith("layers.")}
+    if shared:
+        lines.append(f"{sum(shared.values())} unused k/v tensors of {len(shared)} KV-sharing layers")
+    lines += [f"{count} tensors of {name}" for name, count in sorted(groups.items()) if name not in shared]
+    return lines

@@ -1,0 +1,1 @@
+"""The `gemma-mtp-export` command, a file per verb: parse, call, print. No logic."""

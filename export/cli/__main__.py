@@ -1,0 +1,5 @@
+"""`python -m gemma_mtp.export.cli`."""
+
+from .main import main
+
+main()

@@ -1,0 +1,43 @@
+"""`benchmark`: does MTP pay on this machine? Imports no torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from ...runtime.errors import UserError
+from ...runtime.text.prompts import DEFAULT_PROMPTS, user_prompt
+from .run_options import load_quietly, prompts_given, run_options
+from .tables.runtime import print_benchmark
+
+_BENCHMARK_TOKENS = 128
+
+
+@click.command("benchmark")
+@run_options
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def benchmark_command(
+    bundle: Path, prompts: tuple[str, ...], prompts_file: Path | None, raw: bool, as_json: bool, **choices: Any
+) -> None:
+    """Does MTP pay here? Measure BUNDLE's steps and runs on this machine, and say which draft length to export.
+
+    Acceptance depends on the text: give prompts like your users'. Without any, three general ones are used.
+    """
+    from ...runtime.benchmark import benchmark
+    from ...runtime.decoding.generation import GenerationOptions
+
+    if prompts and prompts_file:
+        raise UserError("expected either --prompt TEXT or --prompts FILE.jsonl, not both")
+    asked = prompts_given(prompts, prompts_file, raw) or [user_prompt(text) for text in DEFAULT_PROMPTS]
+    options = GenerationOptions(max_tokens=choices["max_tokens"] or _BENCHMARK_TOKENS)
+    model = load_quietly(bundle, choices["threads"], choices["verbose"])
+    with Console(stderr=True).status("measuring") as status:
+        report = benchmark(model, asked, options, on_progress=lambda what: status.update(f"measuring: {what}"))
+    if as_json:
+        click.echo(json.dumps(report.as_dict(), indent=2))
+    else:
+        print_benchmark(report, Console())

@@ -1,0 +1,30 @@
+"""`export`: two checkpoints in, a folder with the bundle out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from .export_options import export_options, run_export
+
+
+@click.command("export")
+@click.argument("target")
+@click.argument("drafter")
+@click.option(
+    "-o", "--out", required=True, type=click.Path(path_type=Path), metavar="FOLDER",
+    help="New or empty folder; appears when everything in it is whole.",
+)  # fmt: skip
+@export_options
+def export_command(target: str, drafter: str, out: Path, quiet: bool, **choices: Any) -> None:
+    """Export TARGET and its DRAFTER (hub ids or folders) to FOLDER/model.litertlm.
+
+    \b
+    gemma-mtp-export export google/gemma-4-E2B-it google/gemma-4-E2B-it-assistant -o out/
+    """
+    console = Console(stderr=True)
+    bundle = run_export(target, drafter, out, console, quiet, **choices)
+    click.echo(str(bundle))

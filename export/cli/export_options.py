@@ -1,0 +1,118 @@
+"""What the commands that export have in common: options, and the export itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from ...quantize.recipes import RECIPES
+from ..options import (
+    ACTIVATIONS,
+    BACKENDS,
+    DEFAULT_CONTEXT_LENGTH,
+    DEFAULT_DRAFT_TOKENS,
+    DEFAULT_PREFILL_LENGTHS,
+    SHORT_PREFILL,
+)
+
+
+def _lengths(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    try:
+        return tuple(int(part) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{value!r}; expected whole numbers with commas between, such as 128,1024") from None
+
+
+def _names(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in value.split(","))
+
+
+def export_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Options of every command that exports."""
+    defaults = ",".join(map(str, DEFAULT_PREFILL_LENGTHS))
+    for decorate in reversed(
+        [
+            click.option(
+                "--weights", type=click.Choice(list(RECIPES)), default="int8", show_default=True,
+                help="How weights are stored, in target and drafter: int8 is per channel, symmetric.",
+            ),
+            click.option(
+                "--activations", type=click.Choice(list(ACTIVATIONS)),
+                help="What a GPU computes in; mixed is LiteRT-LM's fp32_fp16.  [default: what LiteRT-LM chooses]",
+            ),
+            click.option(
+                "--backends", callback=_names, default=",".join(BACKENDS), show_default=True, metavar="NAME,...",
+                help="Where target and drafter must run: graphs are checked for it, and run nowhere else.",
+            ),
+            click.option(
+                "--num-draft-tokens", type=int, default=DEFAULT_DRAFT_TOKENS, show_default=True,
+                help="Tokens drafted per round; fixed in the bundle (verify takes one more).",
+            ),
+            click.option(
+                "--verify-lengths", callback=_lengths, metavar="N,N,...",
+                help="Further draft lengths for this project's runtime to choose from; they share all weights.",
+            ),
+            click.option(
+                "--context-length", type=int, metavar="TOKENS",
+                help=f"Prompt and answer together.  [default: {DEFAULT_CONTEXT_LENGTH}, or the model's maximum]",
+            ),
+            click.option(
+                "--prefill-lengths", callback=_lengths, metavar="N,N,...",
+                help=f"Chunk sizes; {SHORT_PREFILL} joins them where none is that short.  [default: {defaults}]",
+            ),
+            click.option(
+                "--skeleton-cache", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER",
+                help="Keep traced graphs here, and take them from here when the configuration is the same.",
+            ),
+            click.option("-q", "--quiet", is_flag=True, help="Print only the result and errors."),
+            click.option("-v", "--verbose", is_flag=True, help="Show the converter's own output."),
+        ]
+    ):  # fmt: skip
+        command = decorate(command)
+    return command
+
+
+def run_export(
+    target: str,
+    drafter: str,
+    out: Path,
+    console: Console,
+    quiet: bool,
+    *,
+    weights: str,
+    activations: str | None,
+    backends: tuple[str, ...],
+    num_draft_tokens: int,
+    context_length: int | None,
+    prefill_lengths: tuple[int, ...] | None,
+    verify_lengths: tuple[int, ...] | None,
+    skeleton_cache: Path | None,
+    verbose: bool,
+) -> Path:
+    """Open the pair, resolve the options, show them and export; path of the bundle."""
+    from ..checkpoint.pair import open_pair
+    from ..options import resolve_options
+    from ..pipeline import export
+    from ..progress import Reporter
+    from .tables.export import options_table
+
+    pair = open_pair(target, drafter)
+    options = resolve_options(
+        pair.target_config,
+        context_length=context_length,
+        prefill_lengths=prefill_lengths,
+        draft_tokens=num_draft_tokens,
+        verify_lengths=verify_lengths or (),
+        weights=weights,
+        activations=activations,
+        backends=backends,
+    )
+    if not quiet:
+        console.print(options_table(pair, options, out))
+    reporter = Reporter(console, quiet=quiet)
+    return export(pair, options, out, reporter, skeleton_cache=skeleton_cache, show_converter_output=verbose)

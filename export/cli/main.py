@@ -1,0 +1,62 @@
+"""The command's entry point: its verbs, and what becomes of errors."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from importlib.metadata import version
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from ...runtime.errors import UserError
+from .benchmark import benchmark_command
+from .demo import demo_command
+from .export import export_command
+from .fp16_range import fp16_range_command
+from .generate import generate_command
+from .inspect import inspect_command
+from .verify import verify_command
+
+_BAD_INPUT = 2
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version("gemma-mtp-export"), prog_name="gemma-mtp-export")
+def cli() -> None:
+    """Export Gemma 4 and its MTP drafter to a bundle that LiteRT-LM decodes speculatively."""
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    """Take SIGTERM as Ctrl-C is taken, also where SIGINT itself is ignored, as in a shell's background job."""
+    raise KeyboardInterrupt
+
+
+for command in (
+    export_command,
+    inspect_command,
+    demo_command,
+    generate_command,
+    benchmark_command,
+    verify_command,
+    fp16_range_command,
+):
+    cli.add_command(command)
+
+
+def main() -> NoReturn:
+    """Entry point: errors a person can mend become one line and exit code 2."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        sys.exit(cli.main(prog_name="gemma-mtp-export", standalone_mode=False) or 0)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+    except (UserError, click.ClickException) as error:
+        message = error.format_message() if isinstance(error, click.ClickException) else str(error)
+        click.echo(f"Error: {' '.join(message.split())}", err=True)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("Error: interrupted; nothing was written", err=True)
+    except OSError as error:
+        click.echo(f"Error: {error.filename or 'output'}: {error.strerror or error}", err=True)
+    sys.exit(_BAD_INPUT)

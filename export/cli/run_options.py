@@ -1,0 +1,59 @@
+"""What the commands that run a bundle have in common: options, prompts, loading."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ...runtime.errors import UserError
+from ...runtime.native_output import silence_native_stderr
+from ...runtime.text.prompts import Prompt, read_prompts, user_prompt
+
+if TYPE_CHECKING:
+    from ...runtime.model import Model
+
+
+def run_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Options of every command that runs a bundle."""
+    for decorate in reversed(
+        [
+            click.argument("bundle", type=click.Path(path_type=Path)),
+            click.option(
+                "--prompt", "prompts", multiple=True, metavar="TEXT",
+                help="A user's message, or - for standard input. Given again: the next turn of the same chat.",
+            ),
+            click.option(
+                "--prompts", "prompts_file", type=click.Path(path_type=Path), metavar="FILE.jsonl",
+                help='One {"prompt": ...}, {"messages": [...]} or {"text": ...} a line, each answered on its own.',
+            ),
+            click.option("--raw", is_flag=True, help="Take --prompt as the model reads it, without chat template."),
+            click.option("--max-tokens", type=int, metavar="N", help="End an answer after N tokens."),
+            click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: all cores, at most 4]"),
+            click.option("-v", "--verbose", is_flag=True, help="Show LiteRT's own messages."),
+        ]
+    ):  # fmt: skip
+        command = decorate(command)
+    return command
+
+
+def prompts_given(prompts: tuple[str, ...], prompts_file: Path | None, raw: bool) -> list[Prompt]:
+    """The prompts of the command line or of a file."""
+    if prompts_file:
+        if raw:
+            raise UserError('--raw goes with --prompt; in a file, write {"text": ...} instead')
+        return read_prompts(prompts_file)
+    texts = [sys.stdin.read() if prompt == "-" else prompt for prompt in prompts]
+    return [Prompt(text=text) if raw else user_prompt(text) for text in texts]
+
+
+def load_quietly(bundle: Path, threads: int | None, verbose: bool) -> Model:
+    """The bundle, compiled; LiteRT's own messages only where `verbose`."""
+    if not verbose:
+        silence_native_stderr()
+    from ...runtime.model import load
+
+    return load(bundle, threads)

@@ -1,0 +1,1 @@
+"""What the verbs print. Nothing is computed here."""

@@ -1,0 +1,31 @@
+"""What several tables share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.table import Table
+from rich.text import Text
+
+
+def size(count: float) -> str:
+    """Bytes for people: 818.4 MB."""
+    for unit in ("B", "kB", "MB"):
+        if abs(count) < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.2f} GB"
+
+
+def pairs(title: str, rows: Iterable[tuple[str, str]]) -> Table:
+    """A table of names and values."""
+    table = Table(title=title, show_header=False, title_justify="left", title_style="bold")
+    for name, value in rows:
+        table.add_row(name, Text(value, overflow="fold"))
+    return table
+
+
+def draft_lengths(stock: int, further: Iterable[int]) -> str:
+    """How many tokens are drafted a round."""
+    text = f"{stock} per round"
+    return f"{text}; the Python runtime also {', '.join(map(str, further))}" if further else text

@@ -1,0 +1,91 @@
+"""What `verify` prints."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ....runtime.parity.report.report import Report, Verdict, number
+from ....runtime.parity.verify import Progress
+from .common import size
+
+_STYLES = {
+    Verdict.NOTE: "dim",
+    Verdict.PASS: "green",
+    Verdict.SKIPPED: "dim",
+    Verdict.NEAR_TIE: "yellow",
+    Verdict.FAIL: "bold red",
+}
+
+
+@contextlib.contextmanager
+def show_stages(console: Console) -> Iterator[Progress]:
+    """Says what a verification is doing: on a terminal in one line that changes, elsewhere in a line for each stage."""
+    told: list[str] = []
+    with console.status("verifying") as status:
+
+        def on_progress(stage: str, detail: str) -> None:
+            if console.is_terminal:
+                status.update(f"verifying: {stage}{f' ({detail})' if detail else ''}")
+            elif told[-1:] != [stage]:
+                console.print(f"verifying: {stage}")
+            told.append(stage)
+
+        yield on_progress
+
+
+def print_report(report: Report, console: Console, *, brief: bool = False) -> None:
+    """Every check under its stage, what there is to look at, and the verdict; `brief` is the verdict alone."""
+    if not brief:
+        console.print(checks_table(report))
+        for stage in report.stages:
+            for check in stage.checks:
+                if check.where and check.verdict in (Verdict.FAIL, Verdict.NEAR_TIE, Verdict.SKIPPED):
+                    line = f"{check.verdict.value} in {stage.name}, {check.name}: {check.where}"
+                    console.print(Text(line, style=_STYLES[check.verdict]), soft_wrap=True)
+        about, limits = report.about, report.about["limits"]
+        console.print(f"Oracle: {about['oracle']}; {size(about['oracle_bytes'])} of weights at a time.", style="dim")
+        console.print(
+            f"Limits: {limits['name']}; near tie: at most {limits['near_tie']:g} below the best.", style="dim"
+        )
+    style = _STYLES[Verdict.FAIL if not report.passed else Verdict.NEAR_TIE if report.near_ties else Verdict.PASS]
+    console.print(Text(report.summary(), style=style), soft_wrap=True)
+
+
+def print_summary(report: Report, console: Console) -> None:
+    """A line for each stage, and the verdict."""
+    table = Table(title="Parity with transformers", show_header=False, title_justify="left", title_style="bold")
+    for stage in report.stages:
+        checks = [check for check in stage.checks if check.verdict is not Verdict.NOTE]
+        ties = sum(check.near_ties for check in checks)
+        verdict = stage.verdict.value + (f" ({ties})" if ties else "")
+        table.add_row(stage.name, f"{len(checks)} checks", Text(verdict, style=_STYLES[stage.verdict]))
+    console.print(table)
+    print_report(report, console, brief=True)
+
+
+def report_text(report: Report) -> str:
+    """What `print_report` prints, as plain text."""
+    console = Console(file=io.StringIO(), width=120)
+    with console.capture() as captured:
+        print_report(report, console)
+    return captured.get()
+
+
+def checks_table(report: Report) -> Table:
+    """One row a check, under its stage."""
+    table = Table("check", "value", "limit", "verdict", title="Parity", title_justify="left", box=box.SIMPLE_HEAD)
+    for stage in report.stages:
+        table.add_row(Text(stage.name, style="bold"), "", "", Text(stage.verdict.value, style=_STYLES[stage.verdict]))
+        for check in stage.checks:
+            limit = "" if check.limit is None else f"{'≥' if check.at_least else '≤'} {number(check.limit)}"
+            verdict = check.verdict.value + (f" ({check.near_ties})" if check.near_ties else "")
+            shown = [Text(f"  {check.name}"), Text(number(check.value)), Text(limit)]
+            table.add_row(*shown, Text(verdict, style=_STYLES[check.verdict]))
+    return table

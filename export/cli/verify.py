@@ -1,0 +1,103 @@
+"""The command that compares a bundle with its torch models: `verify`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from ...runtime.errors import UserError
+from ...runtime.native_output import silence_loggers, silence_native_stderr
+from ...runtime.text.prompts import DEFAULT_PROMPTS, read_prompts, user_prompt
+
+_FAILED = 1
+
+
+@click.command("verify")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("target")
+@click.argument("drafter")
+@click.option(
+    "--prompts", "prompts_file", type=click.Path(path_type=Path), metavar="FILE.jsonl",
+    help='One {"prompt": ...}, {"messages": [...]} or {"text": ...} a line.  [default: three general prompts]',
+)  # fmt: skip
+@click.option("--max-tokens", type=int, default=48, show_default=True, help="Of each answer.")
+@click.option(
+    "--probe-tokens", type=int, metavar="N",
+    help="Look at positions below N only, for a quick look at a long context.  [default: the whole context]",
+)  # fmt: skip
+@click.option(
+    "--recipe-thresholds", metavar="FORMAT|FILE.json",
+    help="Judge by the limits of this weight format, or of a file.  [default: the bundle's format]",
+)  # fmt: skip
+@click.option("--no-stock", is_flag=True, help="Do not run stock LiteRT-LM.")
+@click.option("--max-memory", metavar="SIZE", help="Refuse to begin if more is needed, such as 8GB.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads of LiteRT.  [default: all cores, at most 4]")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write all numbers here.")
+@click.option(
+    "--html", "html_file", type=click.Path(path_type=Path), metavar="FILE", help="Write a page with plots here."
+)
+@click.option("-q", "--quiet", is_flag=True, help="Print the verdict only.")
+@click.option("-v", "--verbose", is_flag=True, help="Show LiteRT's own messages.")
+def verify_command(
+    bundle: Path,
+    target: str,
+    drafter: str,
+    prompts_file: Path | None,
+    json_file: Path | None,
+    html_file: Path | None,
+    max_memory: str | None,
+    no_stock: bool,
+    quiet: bool,
+    verbose: bool,
+    **choices: int | str | None,
+) -> None:
+    """Is BUNDLE still the model of TARGET and DRAFTER (hub ids or folders)? Exit code 0: yes, 1: no.
+
+    Compares it with transformers' models, stage by stage, and names the first stage that goes wrong.
+
+    \b
+    gemma-mtp-export verify out/ google/gemma-4-E2B-it google/gemma-4-E2B-it-assistant --html parity.html
+    """
+    if not verbose:
+        silence_native_stderr()
+        silence_loggers()
+    from ...runtime.parity.verify import VerifyOptions
+    from ..parity import parse_size, verify_bundle
+    from .tables.parity import print_report, show_stages
+
+    for file in (json_file, html_file):
+        _check_writable(file)
+    prompts = read_prompts(prompts_file) if prompts_file else [user_prompt(text) for text in DEFAULT_PROMPTS]
+    options = VerifyOptions(tuple(prompts), stock=not no_stock, **choices)  # pyright: ignore[reportArgumentType]
+    limit = parse_size(max_memory) if max_memory else None
+    with show_stages(Console(stderr=True, quiet=quiet)) as on_progress:
+        report = verify_bundle(bundle, target, drafter, options, max_memory=limit, on_progress=on_progress)
+    if json_file:
+        _write(json_file, json.dumps(report.as_dict(), indent=2) + "\n")
+    if html_file:
+        from ...runtime.parity.report.html import render_html
+
+        _write(html_file, render_html(report))
+    print_report(report, Console(), brief=quiet)
+    if not report.passed:
+        sys.exit(_FAILED)
+
+
+def _check_writable(file: Path | None) -> None:
+    if file is not None and (file.is_dir() or not os.access(file.absolute().parent, os.W_OK)):
+        raise UserError(f"{file}: cannot be written; expected a file in an existing folder")
+
+
+def _write(file: Path, text: str) -> None:
+    """Write beside the final name, then rename, so that an interrupted run leaves no half file."""
+    unfinished = file.with_name(f".{file.name}-unfinished")
+    try:
+        unfinished.write_text(text, "utf-8")
+        os.replace(unfinished, file)
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -1,0 +1,73 @@
+"""Skeleton flatbuffers: merge separately traced signatures into one model and mend what the converter cannot say.
+
+A skeleton holds the graphs of a model with every weight still an input. It depends on configurations and options
+only, so it is small, quick to parse and can be kept for the next export.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ai_edge_litert import schema_py_generated as schema
+
+from ...runtime.bundle.flatbuffer import operator_code, parse
+from .trace import INPUT_PREFIX
+
+
+def merge(parts: list[bytes]) -> Any:
+    """One model with the signatures of all `parts`, in their order, every entry's graph before its composites."""
+    models = [parse(part) for part in parts]
+    merged = models[0]
+    for model in models[1:]:
+        buffers, codes, graphs = len(merged.buffers), len(merged.operatorCodes), len(merged.subgraphs)
+        for graph in model.subgraphs:
+            for tensor in graph.tensors:
+                tensor.buffer = tensor.buffer + buffers if tensor.buffer else 0
+            for operator in graph.operators:
+                operator.opcodeIndex += codes
+                if isinstance(operator.builtinOptions2, schema.StableHLOCompositeOptionsT):
+                    operator.builtinOptions2.decompositionSubgraphIndex += graphs
+        for signature in model.signatureDefs:
+            signature.subgraphIndex += graphs
+        merged.buffers += model.buffers
+        merged.operatorCodes += model.operatorCodes
+        merged.subgraphs += model.subgraphs
+        merged.signatureDefs += model.signatureDefs
+    merged.description = b"gemma-mtp-export"
+    for signature in merged.signatureDefs:
+        _strip_input_prefix(signature, merged.subgraphs[signature.subgraphIndex])
+    return merged
+
+
+def _strip_input_prefix(signature: Any, graph: Any) -> None:
+    for entry in signature.inputs:
+        name = entry.name.decode()
+        if name.startswith(INPUT_PREFIX):
+            entry.name = name.removeprefix(INPUT_PREFIX).encode()
+            graph.tensors[entry.tensorIndex].name = entry.name
+
+
+def gather_from_float_tables(model: Any) -> None:
+    """Turn every EMBEDDING_LOOKUP in a float32 table into the GATHER that it is.
+
+    LiteRT-LM's GPU backend (0.18.1) aborts the process on such a lookup, be the table computed or a constant behind the
+    flatbuffer; it takes the lookup in an int8 table. torch has no operator that lowers to GATHER: `embedding` becomes
+    EMBEDDING_LOOKUP, and `index_select` GATHER_ND with bounds checks, which that backend rejects.
+    """
+    gather = None
+    for graph in model.subgraphs:
+        for operator in graph.operators:
+            if operator_code(model, operator) != schema.BuiltinOperator.EMBEDDING_LOOKUP:
+                continue
+            ids, table = operator.inputs
+            if graph.tensors[int(table)].type != schema.TensorType.FLOAT32:
+                continue
+            if gather is None:
+                code = schema.OperatorCodeT()
+                code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.GATHER
+                code.version = 1
+                gather = len(model.operatorCodes)
+                model.operatorCodes.append(code)
+            operator.opcodeIndex, operator.inputs = gather, [table, ids]
+            operator.builtinOptionsType = schema.BuiltinOptions.GatherOptions
+            operator.builtinOptions = schema.GatherOptionsT()

@@ -1,0 +1,46 @@
+"""The drafter's output head: clustered (only the chosen clusters' rows are multiplied) or dense.
+
+Mirrors transformers' Gemma4AssistantMaskedEmbedder, with one difference: tokens outside the chosen clusters get a
+constant far below every score instead of `min(selected) - 1`, so that they have no probability when sampled from.
+
+At E2B's size the head has 262,144 rows in 2,048 clusters; a draft step scores 2,048 centroids and the 4,096 rows of
+the best 32 clusters. Rows are stored in cluster order, so a cluster is a contiguous block, and a constant gather at
+the end brings the logits back to token order.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+from ..checkpoint.config import DrafterConfig
+from ..checkpoint.weights import CENTROIDS, HEAD_ROWS, INVERSE_ORDERING
+from .layers import Weights
+
+# Logits of tokens that were not scored: inside float16, and exp() of it is zero.
+NOT_CHOSEN = -3e4
+
+
+def clustered_logits(config: DrafterConfig, weights: Weights, hidden: torch.Tensor) -> torch.Tensor:
+    """Logits float32 `[1, 1, V]` in token order from `hidden` `[1, 1, H]`; NOT_CHOSEN outside the chosen clusters."""
+    size, chosen = config.tokens_per_cluster, config.chosen_clusters
+    clusters = config.vocab_size // size
+    scores = F.linear(hidden, weights[CENTROIDS]).reshape(1, clusters)
+    best = torch.topk(scores, chosen, dim=-1).indices.to(torch.int32).reshape(chosen, 1)
+    members = (best * size + torch.arange(size, dtype=torch.int32)).reshape(-1)  # [chosen * size]
+    rows = F.embedding(members, weights[HEAD_ROWS])  # [chosen * size, H]
+    logits = torch.matmul(rows, hidden.reshape(-1, 1)).reshape(chosen, size)
+
+    # One-hot rows times scores puts each chosen cluster's block in its place, exactly: every sum has one term.
+    places = torch.arange(clusters, dtype=torch.int32).reshape(1, clusters)
+    one_hot = (best == places).to(hidden.dtype)  # [chosen, clusters]
+    spread = torch.matmul(one_hot.transpose(0, 1), logits)  # [clusters, size]
+    unchosen = (1.0 - one_hot.sum(dim=0)) * NOT_CHOSEN  # [clusters]
+    in_cluster_order = (spread + unchosen.reshape(-1, 1)).reshape(-1)
+    # A lookup in a computed table, which graphs/skeleton.py turns into the GATHER that it is.
+    return F.embedding(weights[INVERSE_ORDERING], in_cluster_order.reshape(-1, 1)).reshape(1, 1, -1)
+
+
+def dense_logits(weights: Weights, hidden: torch.Tensor) -> torch.Tensor:
+    """Logits float32 `[1, 1, V]` of a checkpoint with `use_ordered_embeddings: false`."""
+    return F.linear(hidden, weights["embed_tokens.weight"])

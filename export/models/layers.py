@@ -1,0 +1,158 @@
+"""Gemma 4's decoder layer over an explicit KV cache, functional in its weights; used by target and drafter alike.
+
+Mirrors transformers' Gemma4TextDecoderLayer, Gemma4TextAttention, Gemma4TextMLP and Gemma4RMSNorm. Weights are looked
+up by their checkpoint names, without the prefix that differs between checkpoint forms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from ..checkpoint.config import DecoderConfig, LayerType
+from ..checkpoint.weights import ROPE_TABLES
+from .cache_ops import cache_update, masked_scores, query_key_product, weight_value_product, window_mask
+
+Weights = Mapping[str, torch.Tensor]
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor | None, eps: float) -> torch.Tensor:
+    """Gemma4RMSNorm: `x * (mean(x^2) + eps)^-1/2 * weight` over the last axis.
+
+    A composite, for which LiteRT's GPU backend has a kernel: written out, the square of an `x` of 256 or more overflows
+    where it computes in float16.
+    """
+    from litert_torch.hlfb import StableHLOCompositeBuilder
+
+    builder: Any = StableHLOCompositeBuilder(name="odml.rms_norm", attr={"epsilon": eps})
+    x, scale = builder.mark_inputs(x, torch.ones(x.shape[-1]) if weight is None else weight)
+    return builder.mark_outputs(x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * scale)
+
+
+def rotate(x: torch.Tensor, rope: torch.Tensor) -> torch.Tensor:
+    """Rotary embedding of `x` `[1, T, heads, head_dim]` by `rope` `[1, T, 1, 2 * pairs]`.
+
+    Pair i is made of dimensions i and i + head_dim / 2; pairs beyond `pairs` stay as they are.
+    """
+    pairs, half = rope.shape[-1] // 2, x.shape[-1] // 2
+    cos, sin = rope[..., :pairs], rope[..., pairs:]
+    first, second = x[..., :pairs], x[..., half : half + pairs]
+    turned = (first * cos - second * sin, second * cos + first * sin)
+    if pairs == half:
+        return torch.cat(turned, dim=-1)
+    return torch.cat((turned[0], x[..., pairs:half], turned[1], x[..., half + pairs :]), dim=-1)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What all layers of one pass share.
+
+    Shapes: `positions` int32 `[T]`, `param_tensor` int32 `[1, 1, 1, 7]`; by layer type, `masks` float32 `[1, 1, T, L]`
+    (0 = attend) and `rope` float32 `[1, T, 1, 2 * pairs]`.
+    """
+
+    positions: torch.Tensor
+    param_tensor: torch.Tensor
+    masks: Mapping[LayerType, torch.Tensor]
+    rope: Mapping[LayerType, torch.Tensor]
+
+
+def begin_step(
+    config: DecoderConfig, weights: Weights, positions: torch.Tensor, mask: torch.Tensor, param_tensor: torch.Tensor
+) -> Step:
+    """Look up the rotary tables and narrow the causal `mask` to the sliding window, once for all layers."""
+    types = set(config.layer_types)
+    masks, rope = {}, {}
+    for layer_type in sorted(types):
+        attention = config.attention_of(layer_type)
+        masks[layer_type] = mask if attention.window is None else window_mask(mask, positions, attention.window)
+        rows = F.embedding(positions, weights[ROPE_TABLES[layer_type]])  # [T, 2 * pairs]
+        rope[layer_type] = rows.view(1, -1, 1, rows.shape[-1])
+    return Step(positions, param_tensor, masks, rope)
+
+
+def write_kv(
+    config: DecoderConfig,
+    weights: Weights,
+    layer: int,
+    x: torch.Tensor,
+    step: Step,
+    cache: tuple[torch.Tensor, torch.Tensor],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys and values of the normalised layer input `x` `[1, T, D]`, written into the layer's `cache`."""
+    attention, prefix = config.attention(layer), f"layers.{layer}.self_attn."
+    shape = (1, -1, attention.kv_heads, attention.head_dim)
+    key = F.linear(x, weights[prefix + "k_proj.weight"]).view(shape)  # [1, T, kv_heads, head_dim]
+    value = F.linear(x, weights[prefix + "v_proj.weight"]).view(shape)
+    key = rms_norm(key, weights[prefix + "k_norm.weight"], config.rms_norm_eps)
+    key = rotate(key, step.rope[config.layer_types[layer]])
+    value = rms_norm(value, None, config.rms_norm_eps)
+    return cache_update(
+        key.transpose(1, 2), value.transpose(1, 2), step.param_tensor, cache[0], cache[1], step.positions[0]
+    )
+
+
+def attend(
+    config: DecoderConfig,
+    weights: Weights,
+    layer: int,
+    x: torch.Tensor,
+    step: Step,
+    cache: tuple[torch.Tensor, torch.Tensor],
+) -> torch.Tensor:
+    """Grouped-query attention of the normalised layer input `x` `[1, T, D]` over `cache`; scores are not scaled."""
+    attention, prefix = config.attention(layer), f"layers.{layer}.self_attn."
+    tokens, heads, head_dim = x.shape[1], config.query_heads, attention.head_dim
+    query = F.linear(x, weights[prefix + "q_proj.weight"]).view(1, tokens, heads, head_dim)
+    query = rms_norm(query, weights[prefix + "q_norm.weight"], config.rms_norm_eps)
+    query = rotate(query, step.rope[config.layer_types[layer]]).transpose(1, 2)  # [1, heads, T, head_dim]
+    # Query heads that share a kv head lie side by side, so a group folds into the rows of one product.
+    grouped = query.reshape(1, attention.kv_heads, -1, head_dim)  # [1, kv_heads, heads / kv_heads * T, head_dim]
+    scores = query_key_product(grouped, cache[0], step.param_tensor)
+    length = scores.shape[-1]
+    scores = masked_scores(scores.reshape(1, heads, tokens, length), step.masks[config.layer_types[layer]])
+    shares = F.softmax(scores, dim=-1).reshape(1, attention.kv_heads, -1, length)
+    mixed = weight_value_product(shares, cache[1], step.param_tensor).reshape(1, heads, tokens, head_dim)
+    mixed = mixed.transpose(1, 2).reshape(1, tokens, heads * head_dim)
+    return F.linear(mixed, weights[prefix + "o_proj.weight"])
+
+
+def gated_mlp(weights: Weights, layer: int, x: torch.Tensor) -> torch.Tensor:
+    """`down(gelu(gate(x)) * up(x))` on `[1, T, D]`, GELU by its tanh approximation."""
+    prefix = f"layers.{layer}.mlp."
+    gate = F.gelu(F.linear(x, weights[prefix + "gate_proj.weight"]), approximate="tanh")
+    return F.linear(gate * F.linear(x, weights[prefix + "up_proj.weight"]), weights[prefix + "down_proj.weight"])
+
+
+def attention_input(config: DecoderConfig, weights: Weights, layer: int, x: torch.Tensor) -> torch.Tensor:
+    """The residual stream `x` as attention and the KV projections see it."""
+    return rms_norm(x, weights[f"layers.{layer}.input_layernorm.weight"], config.rms_norm_eps)
+
+
+def decoder_layer(
+    config: DecoderConfig,
+    weights: Weights,
+    layer: int,
+    x: torch.Tensor,
+    step: Step,
+    cache: tuple[torch.Tensor, torch.Tensor],
+    per_layer_input: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """One layer on the residual stream `x` `[1, T, D]`, reading a `cache` that already holds this step's rows.
+
+    `per_layer_input` is `[1, T, ple_dim]`, absent in the drafter.
+    """
+    prefix, eps = f"layers.{layer}.", config.rms_norm_eps
+    attended = attend(config, weights, layer, attention_input(config, weights, layer, x), step, cache)
+    x = x + rms_norm(attended, weights[prefix + "post_attention_layernorm.weight"], eps)
+    mixed = gated_mlp(weights, layer, rms_norm(x, weights[prefix + "pre_feedforward_layernorm.weight"], eps))
+    x = x + rms_norm(mixed, weights[prefix + "post_feedforward_layernorm.weight"], eps)
+    if per_layer_input is not None:
+        gate = F.gelu(F.linear(x, weights[prefix + "per_layer_input_gate.weight"]), approximate="tanh")
+        gated = F.linear(gate * per_layer_input, weights[prefix + "per_layer_projection.weight"])
+        x = x + rms_norm(gated, weights[prefix + "post_per_layer_input_norm.weight"], eps)
+    return x * weights[prefix + "layer_scalar"]

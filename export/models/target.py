@@ -1,0 +1,112 @@
+"""The target's passes over embeddings it is given: prefill, and decode or verify.
+
+Mirrors transformers' Gemma4TextModel with `inputs_embeds` and `per_layer_inputs`. Both embeddings come from models of
+their own (embedders.py), as LiteRT-LM looks tokens up one by one on the CPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from ..checkpoint.config import TargetConfig
+from .kv_cache import KVSignature, LayerCache
+from .layers import Step, Weights, attention_input, begin_step, decoder_layer, rms_norm, write_kv
+
+Caches = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class TargetModel:
+    """The target on explicit caches, by the tensor names of `kv`."""
+
+    config: TargetConfig
+    kv: KVSignature
+
+    def prefill(
+        self,
+        weights: Weights,
+        embeddings: torch.Tensor,
+        per_layer_embeddings: torch.Tensor,
+        input_pos: torch.Tensor,
+        mask: torch.Tensor,
+        param_tensor: torch.Tensor,
+        caches: Caches,
+    ) -> Caches:
+        """The caches after T more tokens.
+
+        Runs only what reaches a cache: nothing of the KV-sharing layers does, nor does the last KV-producing layer
+        beyond its keys and values.
+
+        Args:
+            weights: by checkpoint name.
+            embeddings: float32 `[1, T, D]`.
+            per_layer_embeddings: float32 `[1, T, layers, ple_dim]`.
+            input_pos: int32 `[T]`, contiguous slots.
+            mask: float32 `[1, 1, T, L]`, 0 where a query attends.
+            param_tensor: int32 `[1, 1, 1, 7]`.
+            caches: all tensors of `kv`.
+        """
+        step = begin_step(self.config, weights, input_pos, mask, param_tensor)
+        per_layer_inputs = self._per_layer_inputs(weights, embeddings, per_layer_embeddings)
+        caches, x = dict(caches), embeddings
+        for cache in self.kv.target:
+            new = self._write(weights, cache, x, step, caches)
+            if cache is not self.kv.target[-1]:
+                x = decoder_layer(self.config, weights, cache.layer, x, step, new, per_layer_inputs[:, :, cache.layer])
+        return caches
+
+    def decode(
+        self,
+        weights: Weights,
+        embeddings: torch.Tensor,
+        per_layer_embeddings: torch.Tensor,
+        input_pos: torch.Tensor,
+        mask: torch.Tensor,
+        param_tensor: torch.Tensor,
+        caches: Caches,
+    ) -> tuple[torch.Tensor, torch.Tensor, Caches]:
+        """Logits, activations and caches after T more tokens; decode has T = 1, verify draft tokens + 1.
+
+        Arguments as for `prefill`.
+
+        Returns:
+            Logits float32 `[1, T, V]`; the state after the final norm, float32 `[1, T, D]`, which the drafter takes;
+            and the updated caches.
+        """
+        step = begin_step(self.config, weights, input_pos, mask, param_tensor)
+        per_layer_inputs = self._per_layer_inputs(weights, embeddings, per_layer_embeddings)
+        caches, x = dict(caches), embeddings
+        for layer in range(self.config.layers):
+            cache = self.kv.target[self.config.kv_source(layer)]
+            if cache.layer == layer:
+                self._write(weights, cache, x, step, caches)
+            read = caches[cache.key_name], caches[cache.value_name]
+            x = decoder_layer(self.config, weights, layer, x, step, read, per_layer_inputs[:, :, layer])
+        activations = rms_norm(x, weights["norm.weight"], self.config.rms_norm_eps)
+        logits = F.linear(activations, weights["embed_tokens.weight"])
+        if (cap := self.config.final_logit_softcapping) is not None:
+            logits = torch.tanh(logits / cap) * cap
+        return logits, activations, caches
+
+    def _write(
+        self, weights: Weights, cache: LayerCache, x: torch.Tensor, step: Step, caches: Caches
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write this step's rows of one layer, put the updated tensors into `caches` and return them."""
+        x = attention_input(self.config, weights, cache.layer, x)
+        old = caches[cache.key_name], caches[cache.value_name]
+        new = write_kv(self.config, weights, cache.layer, x, step, old)
+        caches[cache.key_name], caches[cache.value_name] = new
+        return new
+
+    def _per_layer_inputs(
+        self, weights: Weights, embeddings: torch.Tensor, per_layer_embeddings: torch.Tensor
+    ) -> torch.Tensor:
+        """Per-layer inputs `[1, T, layers, ple_dim]`: token identity and context projection, averaged by energy."""
+        config = self.config
+        projected = F.linear(embeddings, weights["per_layer_model_projection.weight"]) * config.hidden_size**-0.5
+        projected = projected.view(1, -1, config.layers, config.ple_dim)
+        projected = rms_norm(projected, weights["per_layer_projection_norm.weight"], config.rms_norm_eps)
+        return (projected + per_layer_embeddings) * 2.0**-0.5

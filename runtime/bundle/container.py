@@ -1,0 +1,149 @@
+"""Read a .litertlm container: its sections, memory-mapped, and its metadata. Works on bundles from any source."""
+
+from __future__ import annotations
+
+import mmap
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from litert_lm_builder import litertlm_core
+from litert_lm_builder import litertlm_header_schema_py_generated as header_schema
+
+from ..errors import UserError
+from .protos import ExecutorMetadata, LlmMetadata
+
+MODEL_SECTION = "TFLiteModel"
+_VALUE_CLASSES = {value: name for name, value in vars(header_schema.VData).items() if isinstance(value, int)}
+
+
+@dataclass(frozen=True)
+class Section:
+    """One section: its type (`LlmMetadataProto`, `TFLiteModel`, ...), its items, and its place in the file."""
+
+    kind: str
+    items: dict[str, Any]
+    begin: int
+    end: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of content."""
+        return self.end - self.begin
+
+    @property
+    def model_type(self) -> str | None:
+        """`prefill_decode`, `embedder`, `mtp_drafter`, ...; None for sections that hold no model."""
+        value = self.items.get("model_type")
+        return value.removeprefix("tf_lite_") if isinstance(value, str) else None
+
+
+class BundleFile:
+    """A .litertlm file opened for reading.
+
+    Attributes:
+        version: container version, such as "1.7.0".
+        system_metadata: items of the whole file.
+        sections: in file order.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Map the file and read its header.
+
+        Raises:
+            UserError: no such file, no .litertlm file, or a truncated one.
+        """
+        self.path = path
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; expected a .litertlm bundle")
+        with path.open("rb") as file:
+            if file.read(8) != litertlm_core.HEADER_MAGIC_BYTES:
+                raise UserError(f"{path}: does not begin with LITERTLM; expected a .litertlm bundle")
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        try:
+            numbers = [int.from_bytes(self._map[at : at + 4], "little") for at in (8, 12, 16)]
+            self.version = ".".join(map(str, numbers))
+            begin, end_at = litertlm_core.HEADER_BEGIN_BYTE_OFFSET, litertlm_core.HEADER_END_LOCATION_BYTE_OFFSET
+            end = int.from_bytes(self._map[end_at : end_at + 8], "little")
+            header: Any = header_schema.LiteRTLMMetaData.GetRootAs(self._map[begin:end], 0)
+            system, entries = header.SystemMetadata(), header.SectionMetadata()
+            self.system_metadata = _items(system.Entries, system.EntriesLength()) if system else {}
+            self.sections = [_section(entries.Objects(index)) for index in range(entries.ObjectsLength())]
+        except Exception as error:  # The flatbuffer reader fails in many ways on bytes that are no header.
+            raise UserError(f"{path}: the header cannot be read ({error}); the file is truncated or corrupt") from error
+        size = len(self._map)
+        for section in self.sections:
+            if not 0 < section.begin <= section.end <= size:
+                raise UserError(
+                    f"{path}: section {section.model_type or section.kind} ends at byte {section.end:,},"
+                    f" but the file has {size:,}; it is truncated"
+                )
+
+    def content(self, section: Section) -> memoryview:
+        """The bytes of `section`, not copied."""
+        return memoryview(self._map)[section.begin : section.end]
+
+    def copy(self, section: Section) -> bytes:
+        """The bytes of `section`, copied; the pages that were mapped for it are given back."""
+        content = bytes(self.content(section))
+        begin = section.begin - section.begin % mmap.PAGESIZE
+        if hasattr(self._map, "madvise"):
+            self._map.madvise(mmap.MADV_DONTNEED, begin, section.end - begin)
+        return content
+
+    def model_sections(self) -> dict[str, Section]:
+        """Model sections by model type."""
+        return {section.model_type or "?": section for section in self.sections if section.kind == MODEL_SECTION}
+
+    @cached_property
+    def llm_metadata(self) -> Any:
+        """The parsed `LlmMetadata`; None if the bundle has none."""
+        return self._proto("LlmMetadataProto", LlmMetadata())
+
+    @cached_property
+    def executor_metadata(self) -> Any:
+        """The parsed `ExecutorMetadata`; None if the bundle has none."""
+        return self._proto("ExecutorMetadataProto", ExecutorMetadata())
+
+    def tokenizer(self) -> tuple[str, bytes] | None:
+        """`("json" or "model", content)` of the Hugging Face or SentencePiece tokenizer; None if there is none."""
+        for section in self.sections:
+            if section.kind == "HF_Tokenizer_Zlib":
+                return "json", zlib.decompress(self.content(section)[8:])
+            if section.kind == "SP_Tokenizer":
+                return "model", bytes(self.content(section))
+        return None
+
+    def _proto(self, kind: str, message: Any) -> Any:
+        for section in self.sections:
+            if section.kind == kind:
+                message.ParseFromString(bytes(self.content(section)))
+                return message
+        return None
+
+
+def _section(entry: Any) -> Section:
+    items = _items(entry.Items, entry.ItemsLength())
+    return Section(_kind(entry.DataType()), items, entry.BeginOffset(), entry.EndOffset())
+
+
+def _kind(data_type: int) -> str:
+    try:
+        return litertlm_core.any_section_data_type_to_string(data_type)
+    except ValueError:
+        return f"unknown type {data_type}"
+
+
+def _items(entry: Callable[[int], Any], count: int) -> dict[str, Any]:
+    """Key-value pairs; the value's class is named by the union's type (`StringValue`, `UInt64`, ...)."""
+    found: dict[str, Any] = {}
+    for pair in map(entry, range(count)):
+        table = pair.Value()
+        value = getattr(header_schema, _VALUE_CLASSES[pair.ValueType()])()
+        value.Init(table.Bytes, table.Pos)
+        content = value.Value()
+        found[pair.Key().decode()] = content.decode() if isinstance(content, bytes) else content
+    return found

@@ -1,0 +1,127 @@
+"""Open a bundle to run it: its models, tokenizer and metadata, from a .litertlm file or a folder of .tflite files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..text.tokenizer import Tokenizer, read_tokenizer
+from .container import BundleFile
+from .contract import Contract, read_contract
+from .model_file import ModelInfo, read_model, read_model_file
+from .names import EMBEDDER, MTP_DRAFTER, PER_LAYER_EMBEDDER, PREFILL_DECODE
+
+_NEEDED = (PREFILL_DECODE, EMBEDDER, PER_LAYER_EMBEDDER, MTP_DRAFTER)
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """One .tflite model: `path` where it is a file of its own; where it is a section of a bundle, `copy` reads it."""
+
+    info: ModelInfo
+    path: Path | None
+    copy: Callable[[], bytes]
+    where: str
+
+
+@dataclass(frozen=True)
+class TextRules:
+    """How prompts become tokens and where answers end.
+
+    `start` is put before every prompt; an answer ends with one of the token sequences `stop`. `context_length` is the
+    maximum of prompt and answer together, in tokens. `chat_template` is Jinja, empty if the bundle has none.
+    """
+
+    start: tuple[int, ...]
+    stop: tuple[tuple[int, ...], ...]
+    context_length: int
+    chat_template: str
+
+
+@dataclass(frozen=True)
+class OpenBundle:
+    """A bundle that was found whole; nothing is compiled yet."""
+
+    where: str
+    models: dict[str, ModelSource]
+    contract: Contract
+    tokenizer: Tokenizer
+    rules: TextRules
+
+
+def open_bundle(path: Path) -> OpenBundle:
+    """Read a .litertlm file, or a folder of .tflite files beside one: the models then come from the .tflite files.
+
+    Raises:
+        UserError: not a bundle, truncated, or without a section, signature or tensor that is needed to run it.
+    """
+    bundle = BundleFile(bundle_file_in(path))
+    if path.is_dir():
+        models = {file.stem: _from_file(file) for file in sorted(path.glob("*.tflite"))}
+        models = models or _from_sections(bundle)
+    else:
+        models = _from_sections(bundle)
+    where = str(path)
+    contract = read_contract({name: source.info for name, source in models.items()}, where)
+    kind_and_content = bundle.tokenizer()
+    if kind_and_content is None:
+        raise UserError(f"{where}: no tokenizer section; pack the bundle again with one")
+    tokenizer = read_tokenizer(*kind_and_content, where)
+    return OpenBundle(where, models, contract, tokenizer, _rules(bundle, contract, tokenizer, where))
+
+
+def bundle_file_in(path: Path) -> Path:
+    """The .litertlm file: `path` itself, or the one in the folder `path`.
+
+    Raises:
+        UserError: the folder holds none, or more than one.
+    """
+    if not path.is_dir():
+        return path
+    found = sorted(path.glob("*.litertlm"))
+    if len(found) != 1:
+        count = f"{len(found)} .litertlm files" if found else "no .litertlm file"
+        raise UserError(f"{path}: {count}; expected one, for the tokenizer, stop tokens and context length")
+    return found[0]
+
+
+def _from_file(path: Path) -> ModelSource:
+    return ModelSource(_with_signatures(read_model_file(path), str(path)), path, path.read_bytes, str(path))
+
+
+def _from_sections(bundle: BundleFile) -> dict[str, ModelSource]:
+    found: dict[str, ModelSource] = {}
+    for name, section in bundle.model_sections().items():
+        if name in _NEEDED:
+            where = f"{bundle.path} ({name})"
+            info = _with_signatures(read_model(bundle.content(section), where), where)
+            found[name] = ModelSource(info, None, partial(bundle.copy, section), where)
+    return found
+
+
+def _with_signatures(info: ModelInfo, where: str) -> ModelInfo:
+    if not info.signatures:
+        raise UserError(f"{where}: the model has no signature; export it again")
+    return info
+
+
+def _rules(bundle: BundleFile, contract: Contract, tokenizer: Tokenizer, where: str) -> TextRules:
+    metadata = bundle.llm_metadata
+    if metadata is None:
+        raise UserError(f"{where}: no LLM metadata section; pack the bundle again with one")
+
+    def ids(token: Any) -> tuple[int, ...]:
+        return tuple(tokenizer.encode(token.token_str) if token.HasField("token_str") else token.token_ids.ids)
+
+    # LiteRT-LM takes the mask's length where no maximum is stated; the last round needs room past the end.
+    stated = metadata.max_num_tokens or contract.slots - contract.max_draft_tokens - 1
+    return TextRules(
+        start=ids(metadata.start_token) if metadata.HasField("start_token") else (),
+        stop=tuple(tokens for token in metadata.stop_tokens if (tokens := ids(token))),
+        context_length=min(stated, contract.slots),
+        chat_template=metadata.jinja_prompt_template,
+    )

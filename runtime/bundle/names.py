@@ -1,0 +1,28 @@
+"""Names by which LiteRT-LM finds a bundle's models, the KV cache tensors (equal names share one buffer) and the
+parameters of a pass. Spelled here and nowhere else."""
+
+from __future__ import annotations
+
+# `model_type` of each model section, without its `tf_lite_`.
+PREFILL_DECODE = "prefill_decode"
+EMBEDDER = "embedder"
+PER_LAYER_EMBEDDER = "per_layer_embedder"
+MTP_DRAFTER = "mtp_drafter"
+
+PARAM_TENSOR = "param_tensor"
+KV_PREFIX = "kv_cache_"
+
+
+def key_name(layer: int) -> str:
+    """The key cache of `layer`."""
+    return f"{KV_PREFIX}k_{layer}"
+
+
+def value_name(layer: int) -> str:
+    """The value cache of `layer`."""
+    return f"{KV_PREFIX}v_{layer}"
+
+
+def is_cache(tensor: str) -> bool:
+    """Whether `tensor` is a cache's name."""
+    return tensor.startswith(KV_PREFIX)

@@ -1,0 +1,1 @@
+"""What a verification found, and its page. Nothing is compared here."""

@@ -1,0 +1,154 @@
+"""What still counts as the same model: one table, by weight format, with the reason for each number.
+
+Errors are shares of the range (largest minus smallest value) of what is compared, unless said otherwise.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+from ...errors import UserError
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Limits of one weight format.
+
+    Attributes:
+        embeddings: largest error of a looked-up embedding.
+        cache: largest error of any cache tensor after prefill.
+        cache_relative: norm of a cache tensor's error over the tensor's norm.
+        logits: largest error of a logit in decode and verify.
+        near_tie: how far the oracle's logits of two candidates may be apart, in logits, for a swap of the two to be
+            a near tie; a larger one is wrong.
+        logits_mean: mean error of a position's logits.
+        kl: KL divergence of the next-token distributions in nats, the mean over positions.
+        top1: least share of positions whose most probable token is the same.
+        wrong: largest share of positions whose most probable token differs by more than a near tie.
+        top5: least mean share of the five most probable tokens in common.
+        activations: least cosine of activations with transformers'.
+        draft_logits: largest error of a scored token's logit in a draft step.
+        draft_activations: least cosine of projected activations.
+        clusters: least share of the oracle's chosen clusters that the bundle chose as well, over all steps.
+        draft_top1: least share of draft steps with the same token.
+        draft_wrong: `wrong` for draft steps: another choice of clusters can hide the best token.
+        bits: bound on what a kernel may differ between decode, verify and prefill of the same tokens; zero is expected
+            and said where it is not met.
+        acceptance: largest difference of the acceptance rate from the oracle's, in drafted tokens.
+    """
+
+    embeddings: float
+    cache: float
+    cache_relative: float
+    logits: float
+    near_tie: float
+    logits_mean: float
+    kl: float
+    top1: float
+    wrong: float
+    top5: float
+    activations: float
+    draft_logits: float
+    draft_activations: float
+    clusters: float
+    draft_top1: float
+    draft_wrong: float
+    bits: float
+    acceptance: float
+
+
+THRESHOLDS = {
+    # float32 on both sides: only the order of additions differs, which was 3e-7 to 7e-7 of the range on the shipped
+    # pair; an RMSNorm epsilon of 1e-4 instead of 1e-6 is 3.5e-5.
+    "fp32": Thresholds(
+        embeddings=1e-6,  # A lookup and one product; measured 0.
+        cache=2e-5,
+        cache_relative=2e-5,
+        logits=2e-5,
+        near_tie=5e-3,  # Two errors of `logits` on a range of 120.
+        logits_mean=5e-6,
+        kl=1e-8,  # Measured 1e-12.
+        top1=0.99,  # Ties happen in repetitive text; `wrong` allows no other difference.
+        wrong=0.0,
+        top5=0.98,
+        activations=0.999999,
+        draft_logits=2e-5,
+        draft_activations=0.999999,
+        clusters=0.99,
+        draft_top1=0.99,
+        draft_wrong=0.0,
+        bits=1e-5,  # Measured 0.
+        acceptance=0.01,
+    ),
+    # A weight is off by at most 1/254 of its channel's largest, and activations are quantized as well, at run time.
+    # Measured: the worst of the shipped pair and of its form widened to E2B's sizes. Above that the limits leave room
+    # for the outliers in large models' activations.
+    "int8": Thresholds(
+        embeddings=4e-3,  # 1/254, the most that rounding can do; measured 0.0024.
+        cache=0.05,  # Measured 0.009.
+        cache_relative=0.06,  # Measured 0.014.
+        logits=0.06,  # Measured 0.015.
+        near_tie=0.5,  # The widest swap measured was 0.11.
+        logits_mean=0.03,  # Measured 0.009.
+        kl=0.01,  # Measured 6e-4.
+        top1=0.9,  # Measured 0.96.
+        wrong=0.01,  # Measured 0.
+        top5=0.85,  # Measured 0.97.
+        activations=0.995,  # Measured 0.9997.
+        draft_logits=0.06,  # Measured 0.021.
+        draft_activations=0.995,  # Measured 0.9997.
+        clusters=0.9,  # Measured 0.987.
+        draft_top1=0.9,  # Measured 0.98.
+        draft_wrong=0.03,  # Measured 0.
+        bits=1e-5,  # Measured 0: decode, verify and prefill quantize each token's activations by themselves.
+        acceptance=0.05,  # Measured 0.004.
+    ),
+}
+
+
+def weight_format(constant_bytes: dict[str, int]) -> str:
+    """The format whose limits apply to a model with these bytes of constants by dtype: its narrowest."""
+    narrow = [dtype for dtype in ("int2", "int4", "int8") if constant_bytes.get(dtype)]
+    return narrow[0] if narrow else "fp32"
+
+
+def read_thresholds(given: str | None, found: str, where: str) -> tuple[str, Thresholds]:
+    """Name and limits to judge by.
+
+    Args:
+        given: `--recipe-thresholds`: a name of THRESHOLDS; a JSON file of `{"format": name, limit: number, ...}` that
+            changes some of a format's limits; None for those of `found`.
+        found: the bundle's own weight format.
+        where: names the bundle in errors.
+
+    Raises:
+        UserError: no such format or limit, or the file cannot be read.
+    """
+    if given is None or given in THRESHOLDS:
+        name = given or found
+        if name not in THRESHOLDS:
+            raise UserError(
+                f"{where}: no limits for {name} weights ({', '.join(THRESHOLDS)} have some); give a file of them with"
+                " --recipe-thresholds"
+            )
+        return name, THRESHOLDS[name]
+    path = Path(given)
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        names = ", ".join(THRESHOLDS)
+        raise UserError(f"--recipe-thresholds: {given!r} is none of {names} and no JSON file ({error})") from error
+    changes = dict(content) if isinstance(content, dict) else {}
+    base = changes.pop("format", found)
+    known = {field.name for field in fields(Thresholds)}
+    wrong = [key for key, value in changes.items() if key not in known or not isinstance(value, int | float)]
+    if not isinstance(content, dict) or wrong:
+        raise UserError(f"{path}: {wrong[:1] or content!r} is no limit; expected numbers for some of {sorted(known)}")
+    if base not in THRESHOLDS and known - set(changes):
+        raise UserError(f"{path}: format {base!r} has no limits of its own; give all of {sorted(known)}")
+    values = {key: float(value) for key, value in changes.items()}
+    if base not in THRESHOLDS:
+        return str(base), Thresholds(**values)
+    return f"{base}, changed by {path.name}", replace(THRESHOLDS[base], **values)

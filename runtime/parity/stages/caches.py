@@ -1,0 +1,34 @@
+"""Rows of an engine's KV caches, in transformers' layout, to compare and to replace."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...bundle.names import key_name, value_name
+from ...decoding.engine import Engine
+
+KeyValue = tuple[np.ndarray, np.ndarray]
+
+
+def cache_names(layer: int) -> tuple[str, str]:
+    """Names of a layer's key and value caches."""
+    return key_name(layer), value_name(layer)
+
+
+def read_rows(engine: Engine, layer: int, first: int, last: int) -> KeyValue:
+    """Keys and values `[kv_heads, last - first, head_dim]` of slots `first`..`last - 1`.
+
+    Keys are stored `[1, kv_heads, L, head_dim]`, values `[1, kv_heads, head_dim, L]`.
+    """
+    key, value = (engine.read_cache(name) for name in cache_names(layer))
+    return key[0, :, first:last], value[0, :, :, first:last].swapaxes(1, 2)
+
+
+def write_rows(engine: Engine, layer: int, rows: KeyValue) -> None:
+    """Replace slots 0..T-1 of a layer's caches by `rows`, keys and values `[kv_heads, T, head_dim]`."""
+    count = rows[0].shape[1]
+    for name, new, axes in zip(cache_names(layer), rows, ((0, 1, 2), (0, 2, 1)), strict=True):
+        whole = engine.read_cache(name)
+        view = whole[0].transpose(axes)  # [kv_heads, L, head_dim]
+        view[:, :count] = new
+        engine.write_cache(name, whole)

@@ -1,0 +1,207 @@
+"""The files of an export: reproducible, complete, and readable by others' tools."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ai_edge_litert.interpreter import Interpreter
+from ai_edge_quantizer import quantizer, recipe
+from litert_lm_builder import litertlm_peek
+
+from gemma_mtp.export.checkpoint.pair import open_pair
+from gemma_mtp.export.models.kv_cache import check_shared
+from gemma_mtp.export.options import resolve_options
+from gemma_mtp.export.pipeline import export
+from gemma_mtp.export.progress import Reporter
+from gemma_mtp.runtime.bundle.inspection import inspect_bundle
+from gemma_mtp.runtime.errors import UserError
+from tests.conftest import CONTEXT, DRAFTER, PREFILL, TARGET, Exports
+
+FILES = {
+    "model.litertlm", "manifest.json", "prefill_decode.tflite", "embedder.tflite", "per_layer_embedder.tflite",
+    "mtp_drafter.tflite",
+}  # fmt: skip
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_manifest_lists_every_file_with_its_hash(small_int8: Path) -> None:
+    manifest = json.loads((small_int8 / "manifest.json").read_text())
+    assert {path.name for path in small_int8.iterdir()} == FILES
+    assert manifest["files"].keys() == FILES - {"manifest.json"}
+    for name, entry in manifest["files"].items():
+        assert entry == {"bytes": (small_int8 / name).stat().st_size, "sha256": sha256(small_int8 / name)}
+    assert manifest["sources"]["target"]["sha256"]["model.safetensors"] == sha256(TARGET / "model.safetensors")
+    assert manifest["options"]["recipe"]["name"] == "int8"
+    assert manifest["packages"]["litert-torch"]
+    assert set(manifest["models"]["prefill_decode"]["signatures"]) == {"prefill_8", "prefill_32", "decode", "verify"}
+
+
+def test_two_exports_are_byte_identical(exports: Exports, small_int8: Path, tmp_path: Path) -> None:
+    pair = open_pair(str(TARGET), str(DRAFTER))
+    options = resolve_options(pair.target_config, context_length=CONTEXT, prefill_lengths=PREFILL, weights="int8")
+    reporter = Reporter(None, quiet=True)
+    export(pair, options, tmp_path / "again", reporter, skeleton_cache=exports.skeletons)
+    for name in FILES:
+        assert (tmp_path / "again" / name).read_bytes() == (small_int8 / name).read_bytes(), name
+
+
+def test_tracing_is_reproducible(small_fp32: Path, tmp_path: Path) -> None:
+    """A graph traced anew, without the cache, is the same file."""
+    from gemma_mtp.export.graphs.convert import convert
+    from gemma_mtp.export.graphs.signatures import drafter_signature, embedder_signature
+    from gemma_mtp.export.models.kv_cache import cache_length, kv_signature
+
+    pair = open_pair(str(TARGET), str(DRAFTER))
+    kv = kv_signature(pair.target_config, pair.drafter_config, cache_length(64, 4))
+    signatures = [
+        drafter_signature(pair.target_config, pair.drafter_config, kv),
+        embedder_signature(pair.target_config),
+    ]
+    assert convert(signatures) == convert(signatures)
+
+
+def test_builders_own_tool_reads_the_bundle(small_int8: Path) -> None:
+    output = io.StringIO()
+    litertlm_peek.peek_litertlm_file(str(small_int8 / "model.litertlm"), None, output)
+    for model_type in ("prefill_decode", "embedder", "per_layer_embedder", "mtp_drafter"):
+        assert f"tf_lite_{model_type}" in output.getvalue()
+
+
+def test_sections_are_the_single_files(small_int8: Path) -> None:
+    inspection = inspect_bundle(small_int8 / "model.litertlm")
+    for name, section in inspection.bundle.model_sections().items():
+        assert bytes(inspection.bundle.content(section)) == (small_int8 / f"{name}.tflite").read_bytes()
+
+
+def test_metadata_states_everything_the_runtime_would_guess(small_int8: Path) -> None:
+    bundle = inspect_bundle(small_int8 / "model.litertlm").bundle
+    metadata, executor = bundle.llm_metadata, bundle.executor_metadata.llm_executor_metadata
+    assert list(metadata.start_token.token_ids.ids) == [2]
+    assert [list(stop.token_ids.ids) for stop in metadata.stop_tokens] == [[1], [5]]
+    assert metadata.max_num_tokens == CONTEXT
+    assert metadata.llm_model_type.WhichOneof("model_type") == "gemma4"
+    assert metadata.jinja_prompt_template == (TARGET / "chat_template.jinja").read_text()
+    assert {buffer.prefill_input_name for buffer in executor.state_buffers} == {
+        f"kv_cache_{kind}_{layer}" for kind in "kv" for layer in range(5)
+    }
+    assert executor.attention_mask_settings.sliding_window_size == 64
+    assert bundle.tokenizer() == ("json", (TARGET / "tokenizer.json").read_bytes())
+
+
+def test_inspection_finds_nothing_wrong(small_int8: Path, dense_head: Path) -> None:
+    inspection = inspect_bundle(small_int8 / "model.litertlm")
+    assert inspection.problems() == []
+    assert (inspection.draft_tokens, inspection.head) == (4, "clustered")
+    assert inspect_bundle(dense_head / "model.litertlm").head == "dense"
+    shared = inspection.as_dict()["speculative_decoding"]["shared_kv"]
+    assert set(shared) == {"kv_cache_k_3", "kv_cache_k_4", "kv_cache_v_3", "kv_cache_v_4"}
+    assert inspection.as_dict()["context_length"] == CONTEXT
+
+
+def test_further_verify_lengths_share_all_weights(small_int8: Path, small_lengths: Path) -> None:
+    plain, further = (inspect_bundle(folder / "model.litertlm") for folder in (small_int8, small_lengths))
+    assert (further.draft_tokens, further.further_draft_tokens) == (4, [2, 8])
+    assert further.problems() == []
+    names = [signature.name for signature in further.models["prefill_decode"].signatures]
+    assert names == ["prefill_8", "prefill_32", "decode", "verify", "verify_2", "verify_8"]
+    int8 = [inspection.models["prefill_decode"].constant_bytes["int8"] for inspection in (plain, further)]
+    assert int8[0] == int8[1]
+
+
+@pytest.mark.parametrize(
+    ("read", "reason"),
+    [
+        ({"kv_cache_k_9": ((1, 1, 8, 4), "float32")}, "does not write"),
+        ({"kv_cache_k_3": ((1, 1, 9, 4), "float32")}, "9"),
+    ],
+)
+def test_shared_kv_check_fails_on_a_cache_that_the_target_does_not_write(read: dict, reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
+        check_shared({"kv_cache_k_3": ((1, 1, 8, 4), "float32")}, read)
+
+
+def test_int8_weights_equal_ai_edge_quantizers(tmp_path: Path) -> None:
+    """A small float model quantized by ai-edge-quantizer holds the very bytes and scales that binding writes."""
+    import litert_torch
+    from ai_edge_litert import schema_py_generated as schema
+
+    from gemma_mtp.quantize.tensors import store
+
+    class Lookup(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.linear = torch.nn.Embedding(64, 48), torch.nn.Linear(48, 32, bias=False)
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            return self.linear(self.table(ids))
+
+    torch.manual_seed(0)
+    model, path = Lookup().eval(), tmp_path / "float.tflite"
+    litert_torch.convert(model, (torch.zeros(3, dtype=torch.int32),)).export(str(path))
+    quantized = quantizer.Quantizer(str(path), recipe.dynamic_wi8_afp32()).quantize().quantized_model
+    theirs = schema.ModelT.InitFromPackedBuf(bytes(quantized), 0)
+    constants = {
+        tuple(tensor.shape): (np.asarray(theirs.buffers[tensor.buffer].data).view(np.int8), tensor.quantization.scale)
+        for tensor in theirs.subgraphs[0].tensors
+        if tensor.type == schema.TensorType.INT8
+    }
+    for weight in (model.table.weight, model.linear.weight):
+        ours = store(weight.detach().numpy(), "int8")
+        data, scales = constants[tuple(weight.shape)]
+        np.testing.assert_array_equal(ours.data.reshape(-1), data)
+        np.testing.assert_array_equal(ours.scales, np.asarray(scales, dtype=np.float32))
+
+
+def test_token_ids_stay_exact_at_the_full_vocabulary() -> None:
+    """262,144 ids do not fit float16 or uint16; the inverse ordering and the one-hot spread must not lose any."""
+    from gemma_mtp.export.checkpoint.config import AttentionConfig, DrafterConfig
+    from gemma_mtp.export.checkpoint.values import inverse_ordering
+    from gemma_mtp.export.models.clustered_head import clustered_logits
+
+    vocabulary, clusters, hidden_size, chosen = 262_144, 2048, 4, 32
+    generator = torch.Generator().manual_seed(0)
+    ordering = torch.randperm(vocabulary, generator=generator)
+    places = inverse_ordering(ordering)
+    assert places.dtype == torch.int32
+    assert torch.equal(ordering[places.long()], torch.arange(vocabulary))
+    attention = AttentionConfig(4, 1, 1e4, 2, None)
+    config = DrafterConfig(
+        vocab_size=vocabulary, hidden_size=hidden_size, intermediate_size=4, double_wide_mlp=False,
+        layer_types=("full_attention",), query_heads=1, sliding=attention, full=attention, kv_shared_layers=1,
+        rms_norm_eps=1e-6, final_logit_softcapping=None, ple_dim=0, ple_vocab_size=0, backbone_hidden_size=4,
+        clusters=clusters, chosen_clusters=chosen,
+    )  # fmt: skip
+    table = torch.randn(vocabulary, hidden_size, generator=generator)
+    weights = {
+        "masked_embedding.centroids.weight": torch.randn(clusters, hidden_size, generator=generator),
+        "clustered_head.rows": table[ordering],
+        "clustered_head.inverse_ordering": places,
+    }
+    hidden = torch.randn(1, 1, hidden_size, generator=generator)
+    logits = clustered_logits(config, weights, hidden)[0, 0]
+    best = (weights["masked_embedding.centroids.weight"] @ hidden[0, 0]).topk(chosen).indices
+    candidates = ordering.view(clusters, -1)[best].flatten()
+    torch.testing.assert_close(logits[candidates], table[candidates] @ hidden[0, 0])
+    others = torch.ones(vocabulary, dtype=torch.bool)
+    others[candidates] = False
+    assert bool((logits[others] == -3e4).all())
+
+
+def test_embedders_equal_the_scaled_tables(small_fp32: Path) -> None:
+    from safetensors import safe_open
+
+    with safe_open(TARGET / "model.safetensors", framework="pt") as file:
+        table = file.get_tensor("model.language_model.embed_tokens.weight").float()
+    embedder = Interpreter(str(small_fp32 / "embedder.tflite")).get_signature_runner("embedder")
+    for token in (0, 2, 2047):
+        found = embedder(token_ids=np.array([[token]], dtype=np.int32))["embeddings"]
+        np.testing.assert_array_equal(found[0, 0], (table[token] * 192**0.5).numpy())

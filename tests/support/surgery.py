@@ -1,0 +1,81 @@
+"""Change a finished .tflite model in place: its weights, constants, graphs. For planting faults."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from gemma_mtp.runtime.bundle.flatbuffer import operator_code, pack, parse
+
+_DTYPES = {schema.TensorType.FLOAT32: np.float32, schema.TensorType.INT32: np.int32, schema.TensorType.INT8: np.int8}
+_ALIGNMENT = 64
+
+
+class Surgery:
+    """A model opened for changes; `save` writes it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._content = bytearray(path.read_bytes())
+        self.model = parse(bytes(self._content))
+
+    def entries(self) -> Iterator[tuple[Any, Any]]:
+        """Every signature and its graph."""
+        for signature in self.model.signatureDefs:
+            yield signature, self.model.subgraphs[signature.subgraphIndex]
+
+    def weight(self, name: str) -> np.ndarray:
+        """A weight, to be changed in place."""
+        tensor = self.weight_tensors(name)[0]
+        buffer, dtype = self.model.buffers[tensor.buffer], np.dtype(_DTYPES[tensor.type])
+        flat = np.frombuffer(self._content, dtype, buffer.size // dtype.itemsize, buffer.offset)
+        return flat.reshape(tensor.shape)
+
+    def weight_tensors(self, name: str) -> list[Any]:
+        """The tensors of all graphs that use a weight; they share its bytes."""
+        found = [t for _, graph in self.entries() for t in graph.tensors if t.name == name.encode() and t.buffer]
+        assert found, f"{self.path.name} has no weight {name}"
+        return found
+
+    def constant(self, graph: Any, index: int) -> np.ndarray | None:
+        """A small constant's value; None if the tensor is computed or a weight."""
+        tensor = graph.tensors[int(index)]
+        data = self.model.buffers[tensor.buffer].data
+        return None if data is None or not len(data) else np.frombuffer(bytes(data), _DTYPES[tensor.type])
+
+    def set_constant(self, graph: Any, index: int, values: np.ndarray) -> None:
+        """Give a small constant another value, in this graph alone."""
+        buffer = schema.BufferT()
+        buffer.data = np.frombuffer(np.ascontiguousarray(values).tobytes(), np.uint8)
+        graph.tensors[int(index)].buffer = len(self.model.buffers)
+        self.model.buffers.append(buffer)
+
+    def operators(self, graph: Any, name: str) -> list[Any]:
+        """All operators of a builtin kind."""
+        code = getattr(schema.BuiltinOperator, name)
+        return [operator for operator in graph.operators if operator_code(self.model, operator) == code]
+
+    def producer(self, graph: Any, index: int) -> Any:
+        """The operator that computes a tensor."""
+        return next(operator for operator in graph.operators if int(index) in map(int, operator.outputs))
+
+    def output(self, signature: Any, name: str) -> Any:
+        """A signature's entry for one of its outputs."""
+        return next(entry for entry in signature.outputs if entry.name == name.encode())
+
+    def save(self) -> None:
+        """Write the model over its file; weights move back if the flatbuffer has grown over them."""
+        external = [buffer for buffer in self.model.buffers if buffer.offset]
+        first = min(buffer.offset for buffer in external)
+        size = len(pack(self.model))
+        moved = max(0, -(-(size - first) // _ALIGNMENT) * _ALIGNMENT)
+        for buffer in external:
+            buffer.offset += moved
+        head = pack(self.model)
+        assert len(head) <= first + moved
+        self.path.unlink()  # It may be a link to the sound model.
+        self.path.write_bytes(head.ljust(first + moved, b"\0") + self._content[first:])
