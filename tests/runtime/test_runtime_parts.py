@@ -194,7 +194,7 @@ def test_chat_template_that_fails_says_why(template: str, reason: str) -> None:
 def test_prompts_are_read_line_by_line(tmp_path: Path) -> None:
     path = tmp_path / "prompts.jsonl"
     chat = [{"role": "user", "content": "b"}]
-    path.write_text("\n".join(map(json.dumps, [{"prompt": "a"}, {"messages": chat}, {"text": "c", "id": 1}])) + "\n\n")
+    path.write_text("\n".join(map(json.dumps, [{"prompt": "a"}, {"messages": chat}, {"text": "c"}])) + "\n\n")
     assert read_prompts(path) == [
         Prompt(messages=({"role": "user", "content": "a"},)),
         Prompt(messages=tuple(chat)),
