@@ -90,15 +90,18 @@ def checked_tools(value: Any, where: str) -> list[dict[str, Any]]:
     Raises:
         UserError: it is none; `where` names it.
     """
-    entries = value if isinstance(value, list) else [None]
-    for entry in entries:
-        function = entry.get("function") if isinstance(entry, dict) else None
-        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-            raise UserError(
-                f'{where}: tools must be a list of {{"type": "function", "function": {{"name": ..., "parameters": ...}}}},'
-                f" found {json.dumps(entry if isinstance(value, list) else value)[:60]}"
-            )
+    entries = value if isinstance(value, list) else []
+    wrong = [entry for entry in entries if not _is_tool(entry)]
+    if wrong or not isinstance(value, list):
+        form = '{"type": "function", "function": {"name": ..., "parameters": ...}}'
+        found = json.dumps(wrong[0] if wrong else value)[:60]
+        raise UserError(f"{where}: tools must be a list of {form}, found {found}")
     return entries
+
+
+def _is_tool(entry: Any) -> bool:
+    function = entry.get("function") if isinstance(entry, dict) else None
+    return isinstance(function, dict) and isinstance(function.get("name"), str)
 
 
 def _parse(line: str, where: str) -> Prompt:
@@ -127,10 +130,9 @@ def _parse(line: str, where: str) -> Prompt:
 
 def _variables(value: dict[str, Any], where: str) -> dict[str, Any]:
     found: Any = value.get("chat_template_kwargs", {})
-    if not isinstance(found, dict) or (wrong := sorted(found.keys() & {*_RESERVED})):
+    if not isinstance(found, dict) or found.keys() & {*_RESERVED}:
         raise UserError(
-            f"{where}: chat_template_kwargs must be an object of template variables"
-            + (f", and {wrong[0]} is none that can be chosen" if isinstance(found, dict) else "")
+            f"{where}: chat_template_kwargs must be an object of template variables, none of {', '.join(_RESERVED)}"
         )
     found = dict(found)
     if "enable_thinking" in value:
