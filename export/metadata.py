@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +18,25 @@ from ..runtime.protos import (
     SamplerParameters,
     StateBuffer,
 )
+from ..runtime.text import read_tokenizer
 from .checkpoint import Checkpoint
 from .config import TargetConfig
 from .kv_cache import SEQUENCE_AXIS, KVSignature
+from .sampling_settings import Sampling, read_sampling
+from .special_tokens import CONTROL_TOKENS, known_tokens, single_token, stop_tokens, unstopped
 
 # The only runtime version whose behaviour with these bundles was tried.
 MIN_RUNTIME_VERSION = "0.18.1"
 _TURN = "<|turn>"
-# Gemma's published sampling defaults, for checkpoints without a generation_config.json.
-_DEFAULT_SAMPLING = {"do_sample": True, "top_k": 64, "top_p": 0.95, "temperature": 1.0}
 
 
 @dataclass(frozen=True)
 class TextFiles:
     """What the bundle needs of a checkpoint beside its weights.
 
-    `tokenizer` is a SentencePiece `tokenizer.model` or a Hugging Face `tokenizer.json`.
+    `tokenizer` is a SentencePiece `tokenizer.model` or a Hugging Face `tokenizer.json` of `vocabulary` tokens; `known`
+    are the control tokens that it has. `vision` is the configuration's `vision_config`. `warnings` are for the person
+    who exports.
     """
 
     tokenizer: Path
@@ -40,36 +44,40 @@ class TextFiles:
     bos: int
     stop: tuple[int, ...]
     pad: int
-    sampling: dict[str, Any]
+    sampling: Sampling
+    vocabulary: int
+    known: frozenset[str] = frozenset(CONTROL_TOKENS)
+    vision: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 def read_text_files(checkpoint: Checkpoint, config: TargetConfig) -> TextFiles:
-    """Tokenizer, chat template and special tokens of a target.
+    """Tokenizer, chat template, special tokens and sampling of a target.
 
     Raises:
-        UserError: one of them is missing, or a special token lies outside the vocabulary.
+        UserError: one of them is missing, a special token lies outside the vocabulary, or a sampling setting is wrong.
     """
-    tokenizer = next((p for p in map(checkpoint.path, ("tokenizer.model", "tokenizer.json")) if p.is_file()), None)
-    if tokenizer is None:
+    path = next((p for p in map(checkpoint.path, ("tokenizer.model", "tokenizer.json")) if p.is_file()), None)
+    if path is None:
         raise UserError(f"{checkpoint.folder}: no tokenizer.model and no tokenizer.json; copy them from the base model")
     generation: dict[str, Any] = {}
     if checkpoint.path("generation_config.json").is_file():
         generation = checkpoint.read_json("generation_config.json", "")
-    text = checkpoint.config.get("text_config", checkpoint.config)
-    ids = {key: generation.get(key, text.get(key)) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    stop = ids["eos_token_id"] if isinstance(ids["eos_token_id"], list) else [ids["eos_token_id"]]
-    named = {"bos_token_id": [ids["bos_token_id"]], "eos_token_id": stop, "pad_token_id": [ids["pad_token_id"] or 0]}
-    for key, values in named.items():
-        for value in values or [None]:
-            if not isinstance(value, int) or not 0 <= value < config.vocab_size:
-                raise UserError(f"{checkpoint.folder}: {key} is {value}, expected a token below {config.vocab_size}")
+    files = generation, checkpoint.config, config.vocab_size, str(checkpoint.folder)
+    stop = tuple(stop_tokens(*files))
+    template = _chat_template(checkpoint)
+    tokenizer = read_tokenizer(path.suffix.removeprefix("."), path.read_bytes(), str(path))
     return TextFiles(
-        tokenizer=tokenizer,
-        chat_template=_chat_template(checkpoint),
-        bos=named["bos_token_id"][0],
-        stop=tuple(stop),
-        pad=named["pad_token_id"][0],
-        sampling={key: generation.get(key, default) for key, default in _DEFAULT_SAMPLING.items()},
+        tokenizer=path,
+        chat_template=template,
+        bos=single_token("bos_token_id", *files),
+        stop=stop,
+        pad=single_token("pad_token_id", *files, default=0),
+        sampling=read_sampling(generation, str(checkpoint.folder)),
+        vocabulary=config.vocab_size,
+        known=known_tokens(tokenizer),
+        vision=checkpoint.config.get("vision_config") or {},
+        warnings=unstopped(template, tokenizer, stop),
     )
 
 
@@ -97,32 +105,58 @@ def llm_metadata(files: TextFiles, context_length: int) -> Message:
         metadata.stop_tokens.add().token_ids.ids.append(token)
     metadata.pad_token.token_ids.ids.append(files.pad)
     metadata.max_num_tokens = context_length
-    metadata.llm_model_type.gemma4.SetInParent()
+    _set_model_type(metadata.llm_model_type.gemma4, files)
     metadata.jinja_prompt_template = files.chat_template
     if _TURN in files.chat_template:
-        metadata.prompt_templates.user.prefix = "<|turn>user\n"
-        metadata.prompt_templates.user.suffix = "<turn|>\n"
-        metadata.prompt_templates.system.prefix = "<|turn>system\n"
-        metadata.prompt_templates.system.suffix = "<turn|>\n"
-        metadata.prompt_templates.model.prefix = "<|turn>model\n"
-        metadata.prompt_templates.model.suffix = "<turn|>\n"
+        for role in ("user", "model"):
+            affixes = getattr(metadata.prompt_templates, role)
+            affixes.prefix, affixes.suffix = f"<|turn>{role}\n", "<turn|>\n"
     metadata.supports_thinking = "enable_thinking" in files.chat_template
     metadata.supports_function_calling = "tools" in files.chat_template
-    if metadata.supports_thinking:
+    if {"<|channel>", "<channel|>"} <= files.known:
         channel = metadata.channels.add()
         channel.channel_name, channel.start, channel.end = "thought", "<|channel>thought\n", "<channel|>"
-        channel.is_reasoning_channel = True
-    _set_sampling(metadata.sampler_params, files.sampling)
+    _set_sampling(metadata.sampler_params, files)
     metadata.min_runtime_version = MIN_RUNTIME_VERSION
     return metadata
 
 
-def _set_sampling(parameters: Any, sampling: dict[str, Any]) -> None:
-    greedy = not sampling["do_sample"]
+def _set_model_type(gemma4: Any, files: TextFiles) -> None:
+    """LiteRT-LM's own values for E2B and E4B, as far as the checkpoint's tokenizer has the tokens they name.
+
+    Those of images and audio are read only where a message holds one; a bundle of the text model alone states them
+    too, so that they are right for whoever adds the encoders' sections. `use_template_for_fc_format` is theirs as well,
+    but gone from 0.18.1's own message: since 0.17 tools are always written by the template.
+    """
+    gemma4.SetInParent()
+    for token, written in (
+        (gemma4.start_of_image_token, "<|image>"),
+        (gemma4.end_of_image_token, "<image|>"),
+        (gemma4.start_of_audio_token, "<|audio>"),
+        (gemma4.end_of_audio_token, "<audio|>"),
+    ):
+        if written in files.known:
+            token.token_str = written
+    if files.vision and "<|image>" in files.known:
+        gemma4.patch_width = gemma4.patch_height = files.vision["patch_size"]
+        pooled = files.vision["pooling_kernel_size"] ** 2
+        gemma4.max_num_patches = files.vision["default_output_length"] * pooled
+    for key, written in (
+        ("code_fence_start", "<|tool_call>"),
+        ("code_fence_end", "<tool_call|>"),
+        ("open_quote", '<|"|>'),
+        ("close_quote", '<|"|>'),
+        ("function_response_start", "<|tool_response>"),
+    ):
+        if written in files.known:
+            setattr(gemma4, key, written)
+
+
+def _set_sampling(parameters: Any, files: TextFiles) -> None:
+    sampling = files.sampling if files.sampling.do_sample else Sampling(top_k=1)
     parameters.type = SamplerParameters.TOP_P
-    parameters.k = 1 if greedy else int(sampling["top_k"])
-    parameters.p = 1.0 if greedy else float(sampling["top_p"])
-    parameters.temperature = 1.0 if greedy else float(sampling["temperature"])
+    parameters.k = sampling.top_k or files.vocabulary
+    parameters.p, parameters.temperature = sampling.top_p, sampling.temperature
     parameters.seed = 0
 
 

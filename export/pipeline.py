@@ -105,6 +105,8 @@ def export(
         ConversionError: the converter failed.
     """
     text = read_text_files(pair.target, pair.target_config)
+    for warning in text.warnings:
+        reporter.say(f"{pair.target.folder.name}: {warning}")
     kv = kv_signature(
         pair.target_config, pair.drafter_config, cache_length(options.context_length, options.longest_draft)
     )
