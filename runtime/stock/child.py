@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 _ACCEPTANCE = re.compile(r"MTP Drafter - Success rate: ([0-9.e+-]+)")
-# Before each message of absl's log: severity, time, thread and place.
-_LOG_PREFIX = re.compile(r"^[IWEF]\d{4} [\d:.]+ +\d+ [\w.]+:\d+\] ")
-_TAIL_LINES = 15
+# What stands before an error in absl's log: severity, date, time, thread and place.
+_ERROR = re.compile(r"^[EF]\d{4} [\d:.]+ +\d+ [\w.]+:\d+\] ")
+_LINES = 15
 
 
 class StockRuntimeError(RuntimeError):
-    """LiteRT-LM refused the bundle or aborted; the message ends with the last lines of its log."""
+    """LiteRT-LM refused the bundle or aborted; the message has its reason, where it gave one, and lines of its log."""
 
 
 def run_child(kind: str, request: dict[str, Any]) -> tuple[dict[str, Any], float | None]:
@@ -43,11 +43,9 @@ def run_child(kind: str, request: dict[str, Any]) -> tuple[dict[str, Any], float
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False,
         )  # fmt: skip
         if process.returncode or not answered.exists():
-            tail = "\n".join(process.stdout.splitlines()[-_TAIL_LINES:])
-            found = reason(process.stdout)
-            raise StockRuntimeError(
-                f"LiteRT-LM failed on {bundle} (exit code {process.returncode}){': ' + found if found else ''}\n{tail}"
-            )
+            found, lines = reason(process.stdout)
+            head = f"LiteRT-LM failed on {bundle} (exit code {process.returncode})"
+            raise StockRuntimeError("\n".join([f"{head}: {found}" if found else head, *lines]))
         result = json.loads(answered.read_text("utf-8"))
     rates = _ACCEPTANCE.findall(process.stdout)
     if request["speculative"] and not rates:
@@ -55,10 +53,16 @@ def run_child(kind: str, request: dict[str, Any]) -> tuple[dict[str, Any], float
     return result, float(rates[-1]) if request["speculative"] else None
 
 
-def reason(log: str) -> str:
-    """The runtime's own last error message in its log, on one line; empty if it gave none."""
-    errors = [_LOG_PREFIX.sub("", line) for line in log.splitlines() if line.startswith(("E0", "E1", "F0", "F1"))]
-    return errors[-1] if errors else ""
+def reason(log: str) -> tuple[str, list[str]]:
+    """The last error message in the runtime's log, empty if there is none; and the lines to show with it.
+
+    These go on from that message, which may hold several, or are the log's last.
+    """
+    lines = log.splitlines()
+    errors = [number for number, line in enumerate(lines) if _ERROR.match(line)]
+    if not errors:
+        return "", lines[-_LINES:]
+    return _ERROR.sub("", lines[errors[-1]]).strip(), lines[errors[-1] + 1 :][:_LINES]
 
 
 def open_engine(request: dict[str, Any], cache: str, **settings: Any) -> Any:

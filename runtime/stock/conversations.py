@@ -44,6 +44,7 @@ class Turn:
         channels: text by name of channel, `thought` for one.
         tool_calls: as the runtime parsed them, `{"type": "function", "function": {"name": ..., "arguments": {...}}}`.
         answer_tokens: how many tokens it decoded; the stop token counts without speculative decoding only.
+        cached_tokens: how many tokens the cache holds after it.
         stopped: whether a stop token ended the answer, not the limit of tokens or the context's end.
     """
 
@@ -51,6 +52,7 @@ class Turn:
     prompt_tokens: int
     message: dict[str, Any]
     answer_tokens: int
+    cached_tokens: int
     stopped: bool
 
     @property
@@ -167,7 +169,8 @@ def _hold(engine: Any, request: dict[str, Any], asked: dict[str, Any]) -> list[d
             message = conversation.send_message(sent)
             counts = conversation.get_benchmark_info()
             decoded = counts.last_decode_token_count
-            full = conversation.token_count >= about.max_context_tokens
+            cached = conversation.token_count
+            full = cached >= about.max_context_tokens
             limited = request["max_tokens"] is not None and decoded >= request["max_tokens"]
             turns.append(
                 {
@@ -175,6 +178,7 @@ def _hold(engine: Any, request: dict[str, Any], asked: dict[str, Any]) -> list[d
                     "prompt_tokens": counts.last_prefill_token_count,
                     "message": message.to_json(),
                     "answer_tokens": decoded,
+                    "cached_tokens": cached,
                     "stopped": not full and not limited,
                 }
             )
