@@ -11,7 +11,7 @@ from ..runtime.bundle.names import MTP_DRAFTER, PREFILL_DECODE
 from ..runtime.errors import UserError
 from ..runtime.gpu.check import GPU_MODELS, check_model
 from .bundle.manifest import make_manifest
-from .bundle.metadata import executor_metadata, llm_metadata, read_text_files
+from .bundle.metadata import executor_metadata, llm_metadata
 from .bundle.packing import MODELS, BundleParts, write_bundle
 from .checkpoint.files import describe_left_out
 from .checkpoint.pair import Pair
@@ -24,6 +24,7 @@ from .models.kv_cache import cache_length, check_shared, kv_signature
 from .options import ACTIVATIONS, BACKENDS, ExportOptions
 from .progress import Reporter
 from .staging import staged_folder
+from .text.files import read_text_files
 
 BUNDLE_NAME = "model.litertlm"
 MANIFEST_NAME = "manifest.json"
@@ -56,6 +57,8 @@ def export(
         ConversionError: the converter failed.
     """
     text = read_text_files(pair.target, pair.target_config)
+    for warning in text.warnings:
+        reporter.say(f"{pair.target.folder.name}: {warning}")
     kv = kv_signature(
         pair.target_config, pair.drafter_config, cache_length(options.context_length, options.longest_draft)
     )
