@@ -361,6 +361,8 @@ def is_text(node: nodes.Expr) -> bool:
     return isinstance(node, nodes.Concat) or (isinstance(node, nodes.Call) and isinstance(node.node, nodes.Name))
 
 
+# Filters that turn their input into text first, in Jinja2.
+_OF_TEXT = frozenset(("trim", "upper", "lower", "title", "capitalize", "replace", "indent", "wordcount"))
 _TEXT_FILTERS = frozenset(
     ("trim", "lstrip", "rstrip", "upper", "lower", "title", "capitalize", "join", "replace", "tojson", "indent", "format")
 )
@@ -375,14 +377,18 @@ def python_text(node: nodes.Expr) -> nodes.Expr | None:
     """Where an expression turns values into text."""
     if isinstance(node, nodes.Concat):
         return nodes.Concat([printed(each) for each in node.nodes])
-    if isinstance(node, nodes.Filter) and node.name == "string" and node.node:
+    if not isinstance(node, nodes.Filter) or node.node is None:
+        return None
+    if node.name == "string":
         return printed(node.node)
+    if node.name in _OF_TEXT and (text := printed(node.node)) is not node.node:
+        return nodes.Filter(text, node.name, node.args, node.kwargs, node.dyn_args, node.dyn_kwargs)
     return None
 
 
 # Without these a template fails or takes a wrong branch on everyday values; the others matter for rarer ones.
 FORM_RULES: tuple[Rule, ...] = (method_call, filter_call, none_test, negated_none, operator)
-VALUE_RULES: tuple[Rule, ...] = (*FORM_RULES, type_test, length, python_text)
+VALUE_RULES: tuple[Rule, ...] = (python_text, *FORM_RULES, type_test, length)
 
 
 def rewrite_expression(node: nodes.Expr, rules: tuple[Rule, ...]) -> tuple[nodes.Expr, bool]:
