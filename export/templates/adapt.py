@@ -122,6 +122,24 @@ def adapt_template(
     )
 
 
+def compare_templates(
+    template: str,
+    packed: str,
+    special_tokens: Mapping[str, str] | None = None,
+    *,
+    conversations: Sequence[Conversation] = CONVERSATIONS,
+) -> tuple[Difference, ...]:
+    """Where LiteRT-LM's prompts by `packed` are not transformers' by `template`; empty if they are the same.
+
+    As in `adapt_template`, for a template from elsewhere, such as a bundle's.
+    """
+    tokens = dict(special_tokens or {})
+    oracle = TransformersEngine(tokens)
+    joined = _roles_without_parts(template, oracle)
+    expected, _ = _expectations(template, conversations, oracle, joined, tokens.get("bos_token", ""))
+    return tuple(_differences(_Candidate(packed), expected, RuntimeEngine()))
+
+
 def _used_variables(template: str, name: str) -> set[str]:
     environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
     try:

@@ -26,7 +26,12 @@ from .source import STRINGS, Tag, cut
 _SECONDS = 10.0
 _STEPS = 20_000_000
 _NAME = "chat"
-_TOJSON = re.compile(r"\|\s*tojson\b(?!\s*\()")
+# In the Python package only: minijinja-contrib's, and `urlencode` by a feature that LiteRT-LM does not build with.
+_NOT_IN_RUNTIME_FILTERS = ("datetimeformat", "dateformat", "filesizeformat", "pluralize", "random", "striptags",
+                           "timeformat", "truncate", "urlencode", "wordcount", "wordwrap")  # fmt: skip
+_NOT_IN_RUNTIME_FUNCTIONS = ("cycler", "joiner", "lipsum", "now", "randrange")
+_TOJSON = re.compile(r"\|\s*tojson\b(?:\s*\(\s*\))?(?!\s*\()")
+_TOJSON_WITH_ARGUMENTS = re.compile(r"\|\s*tojson\s*\((?!\s*\))")
 _IS_NONE = re.compile(r"\bis(\s+not)?\s+none\b")
 
 
@@ -120,6 +125,11 @@ def _environment(template: str) -> minijinja.Environment:
     environment.add_filter("spaced_json", lambda text: json.dumps(json.loads(text), ensure_ascii=False))
     environment.add_filter("lstrip", lambda text, characters=None: text.lstrip(characters))
     environment.add_filter("rstrip", lambda text, characters=None: text.rstrip(characters))
+    environment.add_test("none", lambda value: False)  # Where it is named in `select` and the like.
+    for name in _NOT_IN_RUNTIME_FILTERS:
+        environment.remove_filter(name)
+    for name in _NOT_IN_RUNTIME_FUNCTIONS:
+        environment.remove_global(name)
     environment.add_template(_NAME, _imitated(edited_by_runtime(template)))
     return environment
 
@@ -141,10 +151,13 @@ def _imitated(template: str) -> str:
 
 def _imitated_tag(tag: Tag) -> str:
     def edit(code: str) -> str:
+        code = _TOJSON_WITH_ARGUMENTS.sub("|tojson_without_arguments(", code)
         return _IS_NONE.sub(r"is\1 undefined", _TOJSON.sub("|tojson|spaced_json", code))
 
     if tag.kind == "#":
         return tag.source
+    if tag.name in ("break", "continue"):
+        raise Refused(f"unknown statement {tag.name}")
     strings = STRINGS.findall(tag.source)
     pieces = [edit(code) for code in STRINGS.split(tag.source)]
     return "".join(piece + string for piece, string in zip(pieces, [*strings, ""], strict=True))

@@ -288,6 +288,11 @@ def _wordcount(node: nodes.Filter) -> nodes.Expr | None:
     return piped(split(node.node), "length") if node.node else None
 
 
+def _list(node: nodes.Filter) -> nodes.Expr | None:
+    """A list that a rule has listed already."""
+    return node.node if isinstance(node.node, nodes.Filter) and node.node.name == "list" else None
+
+
 _FILTERS: dict[str, Callable[[nodes.Filter], nodes.Expr | None]] = {
     "default": _default,
     "d": _default,
@@ -298,6 +303,7 @@ _FILTERS: dict[str, Callable[[nodes.Filter], nodes.Expr | None]] = {
     "rejectattr": _select,
     "replace": _replace_filter,
     "wordcount": _wordcount,
+    "list": _list,
 }
 
 
@@ -321,7 +327,7 @@ def type_test(node: nodes.Expr) -> nodes.Expr | None:
         return None
     value = node.node
     if node.name == "sequence":
-        return tested(value, "iterable")
+        return nodes.And(tested(value, "iterable"), compared(value, "ne", none()))
     if node.name == "number":
         return either(tested(value, "number"), tested(value, "boolean"))
     return const(False) if node.name == "callable" else None

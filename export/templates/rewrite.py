@@ -16,7 +16,7 @@ from .expressions import FORM_RULES, VALUE_RULES, Rule, printed, rewrite_express
 from .runtime_edits import TRIGGER
 from .source import STRINGS, Tag, Text, cut
 from .statements import without_generation, without_loop_controls
-from .unparse import CannotExpress, string_literal, unparse
+from .unparse import CannotExpress, string_literal, unconditional, unparse
 
 _PARSER = jinja2.Environment()
 # Escapes of Python's strings that MiniJinja refuses.
@@ -53,10 +53,13 @@ def rewrite(template: str, *, values: bool = False) -> Rewritten:
         ValueError: a tag does not end.
         jinja2.TemplateSyntaxError: a tag is not Jinja.
     """
-    parts = cut(_as_jinja2_reads(template))
+    read = _as_jinja2_reads(template)
+    parts = cut(read)
     parts, generation = without_generation(parts)
     parts, controls = without_loop_controls(parts)
     changes = [Change(tag.line, tag.source, after) for tag, after in (*generation, *controls)]
+    if read != template:
+        changes.append(Change(1, "line ends", "as Jinja2 reads them: \\n, and none at the template's end"))
     left: list[str] = []
     out: list[str] = []
     line = 1
@@ -82,9 +85,8 @@ def _as_jinja2_reads(template: str) -> str:
 
 def _rewritten_text(text: Text) -> str:
     """`text` with what LiteRT-LM would substitute cut by an expression, which strips no white space."""
-    if text.raw:
-        return text.source
-    return TRIGGER.sub(lambda found: f"{{{{ {string_literal(found[0])} }}}}", text.source)
+    around = ("{% endraw %}", "{% raw %}") if text.raw else ("", "")
+    return TRIGGER.sub(lambda found: f"{around[0]}{{{{ {string_literal(found[0])} }}}}{around[1]}", text.source)
 
 
 def _rewritten_tag(tag: Tag, *, values: bool) -> str:
@@ -159,11 +161,11 @@ def _unparsed(node: nodes.Node) -> str:
     """A statement's tag without its marks, from its node."""
     match node:
         case nodes.If():
-            return f"if {_unconditional(node.test)}"
+            return f"if {unconditional(node.test)}"
         case nodes.For():
-            test = f" if {_unconditional(node.test)}" if node.test else ""
+            test = f" if {unconditional(node.test)}" if node.test else ""
             recursive = " recursive" if node.recursive else ""
-            return f"for {_target(node.target)} in {_unconditional(node.iter)}{test}{recursive}"
+            return f"for {_target(node.target)} in {unconditional(node.iter)}{test}{recursive}"
         case nodes.Assign():
             return f"set {_target(node.target)} = {unparse(node.node)}"
         case nodes.Macro():
@@ -177,11 +179,6 @@ def _unparsed(node: nodes.Node) -> str:
             pairs = zip(node.targets, node.values, strict=True)
             return " ".join(["with", ", ".join(f"{unparse(a)} = {unparse(b)}" for a, b in pairs)]).strip()
     raise CannotExpress(f"no form for {type(node).__name__}")
-
-
-def _unconditional(node: nodes.Node) -> str:
-    """Where an `if` behind the expression would belong to the statement."""
-    return f"({unparse(node)})" if isinstance(node, nodes.CondExpr) else unparse(node)
 
 
 def _target(node: nodes.Node) -> str:

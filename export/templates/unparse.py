@@ -143,6 +143,11 @@ def _condexpr(node: nodes.CondExpr) -> str:
     return f"{part(node.expr1)} if {part(node.test)}{otherwise}"
 
 
+def unconditional(node: nodes.Node) -> str:
+    """For places that take no `x if y else z` without brackets."""
+    return f"({unparse(node)})" if isinstance(node, nodes.CondExpr) else unparse(node)
+
+
 def _filter(node: nodes.Filter) -> str:
     before = f"{_operand(node.node)} | " if node.node else ""
     return before + node.name + _arguments(node)
@@ -159,5 +164,6 @@ def _call(node: nodes.Call) -> str:
 def _arguments(node: nodes.Call | nodes.Filter | nodes.Test) -> str:
     if node.dyn_args is not None or node.dyn_kwargs is not None:
         raise CannotExpress("no form for * and ** arguments")
-    listed = [unparse(each) for each in node.args] + [f"{each.key}={unparse(each.value)}" for each in node.kwargs]
+    listed = [unparse(each) for each in node.args]
+    listed += [f"{each.key}={unconditional(each.value)}" for each in node.kwargs]
     return f"({', '.join(listed)})" if listed else ""
