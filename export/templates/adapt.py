@@ -147,8 +147,8 @@ def _used_variables(template: str, name: str) -> set[str]:
         cut(template)
         return jinja2.meta.find_undeclared_variables(environment.parse(_without_generation(template)))
     except (jinja2.TemplateSyntaxError, ValueError) as error:
-        line = f"line {error.lineno}: " if isinstance(error, jinja2.TemplateSyntaxError) else ""
-        raise UserError(f"{name} is not valid Jinja ({line}{error}); mend the template") from error
+        found = f"line {error.lineno}: {error.message}" if isinstance(error, jinja2.TemplateSyntaxError) else error
+        raise UserError(f"{name} is not valid Jinja ({found}); mend the template") from error
 
 
 def _without_generation(template: str) -> str:

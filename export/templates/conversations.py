@@ -92,7 +92,7 @@ _WEATHER: Tool = {
         "parameters": {
             "type": "object",
             "properties": {
-                "place": {"type": "string", "description": "A town's \"name\", e.g. Zürich & Co."},
+                "place": {"type": "string", "description": 'A town\'s "name", e.g. Zürich & Co.'},
                 "unit": {"type": "string", "enum": ["celsius", "fahrenheit"], "nullable": True},
                 "days": {"type": "integer"},
             },
@@ -139,7 +139,7 @@ _SYSTEM = _says("system", "You are terse.")
 _ORDERED = {"items": [{"sku": "a-1", "count": 2}], "gift": True, "note": None, "price": 1.5, "name": 'say "hi"'}
 _CALLED = _calls(("get_weather", {"place": "Zürich", "days": 3}))
 _AWKWARD = (
-    "  It's 5 > 3 & \"so\".\n\tA back\\slash, {braces}, {{ double }}, {% percent %}, {# hash #}, 100%.\n\n"
+    '  It\'s 5 > 3 & "so".\n\tA back\\slash, {braces}, {{ double }}, {% percent %}, {# hash #}, 100%.\n\n'
     "Grüße 日本語 🙂 <b>bold</b> .strip() a.items()  \n"
 )
 

@@ -23,7 +23,6 @@ from .conversations import Conversation
 from .runtime_edits import edited_by_runtime
 from .source import STRINGS, Tag, cut
 
-_SECONDS = 10.0
 _STEPS = 20_000_000
 _NAME = "chat"
 # In the Python package only: minijinja-contrib's, and `urlencode` by a feature that LiteRT-LM does not build with.
@@ -32,6 +31,7 @@ _NOT_IN_RUNTIME_FILTERS = ("datetimeformat", "dateformat", "filesizeformat", "pl
 _NOT_IN_RUNTIME_FUNCTIONS = ("cycler", "joiner", "lipsum", "now", "randrange")
 _TOJSON = re.compile(r"\|\s*tojson\b(?:\s*\(\s*\))?(?!\s*\()")
 _TOJSON_WITH_ARGUMENTS = re.compile(r"\|\s*tojson\s*\((?!\s*\))")
+_SELECT_NONE = re.compile(r"""(\b(?:select|reject)(?:attr)?\s*\([^()]*?)(['"])none\2""")
 _IS_NONE = re.compile(r"\bis(\s+not)?\s+none\b")
 
 
@@ -52,6 +52,7 @@ class TransformersEngine:
     and so on, that a tokenizer would add to the variables."""
 
     special_tokens: Mapping[str, str] = field(default_factory=dict)
+    seconds: float = 10.0
 
     def render(self, template: str, conversation: Conversation) -> str:
         """The prompt as transformers makes it.
@@ -70,7 +71,7 @@ class TransformersEngine:
             )
             return rendered[0]
 
-        return _within_time(render)
+        return _within_time(render, self.seconds)
 
 
 @dataclass(frozen=True)
@@ -123,9 +124,9 @@ def _environment(template: str) -> minijinja.Environment:
     environment.add_global("raise_exception", _raise)
     environment.add_global("strftime_now", lambda form: datetime.now().strftime(form))
     environment.add_filter("spaced_json", lambda text: json.dumps(json.loads(text), ensure_ascii=False))
+    environment.add_filter("tojson_with_arguments", lambda *_, **__: _raise("too many arguments: tojson takes none"))
     environment.add_filter("lstrip", lambda text, characters=None: text.lstrip(characters))
     environment.add_filter("rstrip", lambda text, characters=None: text.rstrip(characters))
-    environment.add_test("none", lambda value: False)  # Where it is named in `select` and the like.
     for name in _NOT_IN_RUNTIME_FILTERS:
         environment.remove_filter(name)
     for name in _NOT_IN_RUNTIME_FUNCTIONS:
@@ -151,15 +152,16 @@ def _imitated(template: str) -> str:
 
 def _imitated_tag(tag: Tag) -> str:
     def edit(code: str) -> str:
-        code = _TOJSON_WITH_ARGUMENTS.sub("|tojson_without_arguments(", code)
+        code = _TOJSON_WITH_ARGUMENTS.sub("|tojson_with_arguments(", code)
         return _IS_NONE.sub(r"is\1 undefined", _TOJSON.sub("|tojson|spaced_json", code))
 
     if tag.kind == "#":
         return tag.source
     if tag.name in ("break", "continue"):
         raise Refused(f"unknown statement {tag.name}")
-    strings = STRINGS.findall(tag.source)
-    pieces = [edit(code) for code in STRINGS.split(tag.source)]
+    source = _SELECT_NONE.sub(r"\1'undefined'", tag.source)
+    strings = STRINGS.findall(source)
+    pieces = [edit(code) for code in STRINGS.split(source)]
     return "".join(piece + string for piece, string in zip(pieces, [*strings, ""], strict=True))
 
 
@@ -177,7 +179,7 @@ def _raise(message: str) -> NoReturn:
     raise ValueError(message)
 
 
-def _within_time(render: Callable[[], str]) -> str:
+def _within_time(render: Callable[[], str], seconds: float) -> str:
     outcome: list[str | Exception] = []
 
     def run() -> None:
@@ -188,13 +190,12 @@ def _within_time(render: Callable[[], str]) -> str:
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join(_SECONDS)
+    thread.join(seconds)
     if not outcome:
-        raise Refused(f"not done after {_SECONDS:.0f} s")
+        raise Refused(f"not done after {seconds:g} s")
     if isinstance(outcome[0], Exception):
         error = outcome[0]
         raise Refused(
             f"{type(error).__name__}: {error}", deliberate=type(error) is jinja2.exceptions.TemplateError
         ) from error
     return outcome[0]
-

@@ -370,7 +370,20 @@ def is_text(node: nodes.Expr) -> bool:
 # Filters that turn their input into text first, in Jinja2.
 _OF_TEXT = frozenset(("trim", "upper", "lower", "title", "capitalize", "replace", "indent", "wordcount"))
 _TEXT_FILTERS = frozenset(
-    ("trim", "lstrip", "rstrip", "upper", "lower", "title", "capitalize", "join", "replace", "tojson", "indent", "format")
+    (
+        "trim",
+        "lstrip",
+        "rstrip",
+        "upper",
+        "lower",
+        "title",
+        "capitalize",
+        "join",
+        "replace",
+        "tojson",
+        "indent",
+        "format",
+    )
 )
 
 
