@@ -13,7 +13,7 @@ import jinja2.meta
 from ...runtime.errors import UserError
 from . import prologue
 from .conversations import CONVERSATIONS, PARTS_BY_ROLE, Conversation, Message
-from .engines import Refused, RuntimeEngine, TransformersEngine
+from .engines import RefusedError, RuntimeEngine, TransformersEngine
 from .rewrite import Change, Rewritten, rewrite
 from .source import cut
 from .statements import without_generation
@@ -64,7 +64,7 @@ class _Expected:
 
     conversation: Conversation
     text: str | None
-    refusal: Refused | None = None
+    refusal: RefusedError | None = None
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def _roles_without_parts(template: str, oracle: TransformersEngine) -> tuple[str
     def takes(conversation: Conversation) -> bool:
         try:
             return _PRINTED_PARTS not in oracle.render(template, conversation)
-        except Refused:
+        except RefusedError:
             return False
 
     return tuple(role for role, conversation in PARTS_BY_ROLE.items() if not takes(conversation))
@@ -188,10 +188,10 @@ def _expectation(
     in_strings = [_joined(message) if message["role"] in joined else message for message in conversation.messages]
     try:
         text = oracle.render(template, replace(conversation, messages=in_strings))
-    except Refused as refusal:
+    except RefusedError as refusal:
         return _Expected(conversation, None, refusal)
     if _PRINTED_PARTS in text or "{'type': 'image'" in text:
-        return _Expected(conversation, None, Refused("content in parts is printed as a Python list"))
+        return _Expected(conversation, None, RefusedError("content in parts is printed as a Python list"))
     return _Expected(conversation, text)
 
 
@@ -230,7 +230,7 @@ def _difference(template: str, expected: _Expected, runtime: RuntimeEngine) -> D
         return None
     try:
         text = runtime.render(template, expected.conversation)
-    except Refused as refusal:
+    except RefusedError as refusal:
         return None if expected.text is None else Difference(name, expected.text[:_EXCERPT], f"refuses: {refusal}")
     if expected.text is None:
         return Difference(name, f"refuses: {expected.refusal}", text[:_EXCERPT])
@@ -258,5 +258,5 @@ def _grows(template: str, expected: _Expected, runtime: RuntimeEngine) -> bool:
     before: dict[str, Any] = {"messages": whole.messages[:-1], "add_generation_prompt": False}
     try:
         return runtime.render(template, whole).startswith(runtime.render(template, replace(whole, **before)))
-    except Refused:
+    except RefusedError:
         return True

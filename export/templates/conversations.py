@@ -202,7 +202,7 @@ def _parts() -> list[Conversation]:
         Conversation("two images", [_says("user", [_text("Compare"), picture, _text(" with "), picture])]),
         Conversation("image only", [_says("user", [picture])]),
         Conversation("audio", [_says("user", [_text("Write down:"), {"type": "audio"}])]),
-        Conversation("image under system", [_SYSTEM, _says("user", [picture, _text("This?")]), _says("assistant", "A.")]),
+        Conversation("image under system", [_SYSTEM, _says("user", [picture, _text("This?")])]),
     ]  # fmt: skip
 
 

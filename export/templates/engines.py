@@ -1,7 +1,7 @@
 """The two engines that read a chat template: transformers' Jinja2 and LiteRT-LM's MiniJinja, behind one interface.
 
-MiniJinja renders within a number of steps (fuel), transformers within seconds; neither bounds the memory that a template
-takes, and a rendering that ran out of time goes on in a daemon thread until the process ends.
+MiniJinja renders within a number of steps (fuel), transformers within seconds. The memory that a template takes is not
+bounded, and a rendering that ran out of time goes on in a daemon thread until the process ends.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _SELECT_NONE = re.compile(r"""(\b(?:select|reject)(?:attr)?\s*\([^()]*?)(['"])no
 _IS_NONE = re.compile(r"\bis(\s+not)?\s+none\b")
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """A template did not render a conversation; the message is the engine's.
 
     `deliberate` where the template called `raise_exception`, as far as the engine lets that be told.
@@ -58,13 +58,13 @@ class TransformersEngine:
         """The prompt as transformers makes it.
 
         Raises:
-            Refused: the template raised an exception, is not Jinja, or took too long.
+            RefusedError: the template raised an exception, is not Jinja, or took too long.
         """
 
         def render() -> str:
             rendered, _ = render_jinja_template(
                 conversations=[conversation.messages],
-                tools=conversation.tools,
+                tools=None if conversation.tools is None else [*conversation.tools],
                 chat_template=template,
                 add_generation_prompt=conversation.add_generation_prompt,
                 **{**self.special_tokens, **conversation.variables},
@@ -90,7 +90,7 @@ class RuntimeEngine:
         """The prompt as LiteRT-LM makes it, without the start token.
 
         Raises:
-            Refused: the template raised an exception, is not MiniJinja, or took too many steps.
+            RefusedError: the template raised an exception, is not MiniJinja, or took too many steps.
         """
         variables: dict[str, Any] = {
             "messages": conversation.as_runtime(),
@@ -113,7 +113,7 @@ class RuntimeEngine:
             sets = "".join(f"{{% set {name} = {_literal(value)} %}}" for name, value in variables.items())
             return environment.render_str(f'{sets}{{% include "{_NAME}" %}}')
         except Exception as error:  # MiniJinja reports its own errors and what the functions below raise.
-            raise Refused(_reason(error)) from error
+            raise RefusedError(_reason(error)) from error
 
 
 @lru_cache(maxsize=4)
@@ -158,7 +158,7 @@ def _imitated_tag(tag: Tag) -> str:
     if tag.kind == "#":
         return tag.source
     if tag.name in ("break", "continue"):
-        raise Refused(f"unknown statement {tag.name}")
+        raise RefusedError(f"unknown statement {tag.name}")
     source = _SELECT_NONE.sub(r"\1'undefined'", tag.source)
     strings = STRINGS.findall(source)
     pieces = [edit(code) for code in STRINGS.split(source)]
@@ -192,10 +192,10 @@ def _within_time(render: Callable[[], str], seconds: float) -> str:
     thread.start()
     thread.join(seconds)
     if not outcome:
-        raise Refused(f"not done after {seconds:g} s")
+        raise RefusedError(f"not done after {seconds:g} s")
     if isinstance(outcome[0], Exception):
         error = outcome[0]
-        raise Refused(
+        raise RefusedError(
             f"{type(error).__name__}: {error}", deliberate=type(error) is jinja2.exceptions.TemplateError
         ) from error
     return outcome[0]

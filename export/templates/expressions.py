@@ -1,7 +1,7 @@
 """Rewriting of expressions: what MiniJinja lacks or computes differently, in terms of what it has.
 
 Works on Jinja2's syntax tree, from the leaves up, so a receiver, an argument or a condition is rewritten wherever it
-stands. An expression that a rule repeats (`x[k] if k in x else none`) has no side effects in Jinja.
+stands.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from collections.abc import Callable
 
 from jinja2 import nodes
 
-from .unparse import CannotExpress
+from .build import called, chosen, compared, const, either, none, piped, split, tested
+from .methods import method_call, replaced
+from .unparse import InexpressibleError
 
 JSON_HELPER = "json_text"
 TEXT_HELPER = "python_text"
@@ -18,210 +20,8 @@ TEXT_HELPER = "python_text"
 Rule = Callable[[nodes.Expr], nodes.Expr | None]
 
 
-def none() -> nodes.Const:
-    return nodes.Const(None)
-
-
-def const(value: object) -> nodes.Const:
-    return nodes.Const(value)
-
-
-def piped(node: nodes.Expr, name: str, *arguments: nodes.Expr) -> nodes.Filter:
-    return nodes.Filter(node, name, list(arguments), [], None, None)
-
-
-def tested(node: nodes.Expr, name: str, *arguments: nodes.Expr) -> nodes.Test:
-    return nodes.Test(node, name, list(arguments), [], None, None)
-
-
-def compared(left: nodes.Expr, operator: str, right: nodes.Expr) -> nodes.Compare:
-    return nodes.Compare(left, [nodes.Operand(operator, right)])
-
-
-def chosen(test: nodes.Expr, yes: nodes.Expr, no: nodes.Expr) -> nodes.CondExpr:
-    return nodes.CondExpr(test, yes, no)
-
-
-def item(node: nodes.Expr, key: nodes.Expr) -> nodes.Getitem:
-    return nodes.Getitem(node, key, "load")
-
-
-def sliced(node: nodes.Expr, start: nodes.Expr | None, stop: nodes.Expr | None) -> nodes.Getitem:
-    return item(node, nodes.Slice(start, stop, None))
-
-
-def called(name: str, *arguments: nodes.Expr, **named: nodes.Expr) -> nodes.Call:
-    keywords = [nodes.Keyword(key, value) for key, value in named.items()]
-    return nodes.Call(nodes.Name(name, "load"), list(arguments), keywords, None, None)
-
-
-def split(node: nodes.Expr, *arguments: nodes.Expr) -> nodes.Filter:
-    """MiniJinja's `split` gives an iterator, without a length."""
-    return piped(piped(node, "split", *arguments), "list")
-
-
-def either(*alternatives: nodes.Expr) -> nodes.Expr:
-    joined = alternatives[0]
-    for other in alternatives[1:]:
-        joined = nodes.Or(joined, other)
-    return joined
-
-
-# Methods. Each takes the receiver and the arguments and returns None where it does not know them.
-
-
-def _get(node: nodes.Expr, key: nodes.Expr, default: nodes.Expr | None = None) -> nodes.Expr:
-    return chosen(compared(key, "in", node), item(node, key), default or none())
-
-
-def _split(node: nodes.Expr, separator: nodes.Expr | None = None, most: nodes.Expr | None = None) -> nodes.Expr:
-    if separator is None:
-        return split(node) if most is None else split(node, none(), most)
-    return split(node, separator) if most is None else split(node, separator, most)
-
-
-def _rsplit(node: nodes.Expr, separator: nodes.Expr, most: nodes.Expr | None = None) -> nodes.Expr | None:
-    if most is None:
-        return split(node, separator)
-    if not (isinstance(most, nodes.Const) and most.value == 1):
-        return None
-    pieces = split(node, separator)
-    pair = nodes.List([piped(sliced(pieces, None, const(-1)), "join", separator), item(pieces, const(-1))])
-    return chosen(compared(separator, "in", node), pair, nodes.List([node]))
-
-
-def _partition(node: nodes.Expr, separator: nodes.Expr) -> nodes.Expr:
-    pair = split(node, separator, const(1))
-    found = nodes.List([item(pair, const(0)), separator, item(pair, const(1))])
-    return chosen(compared(separator, "in", node), found, nodes.List([node, const(""), const("")]))
-
-
-def _rpartition(node: nodes.Expr, separator: nodes.Expr) -> nodes.Expr:
-    pieces = split(node, separator)
-    before = piped(sliced(pieces, None, const(-1)), "join", separator)
-    found = nodes.List([before, separator, item(pieces, const(-1))])
-    return chosen(compared(separator, "in", node), found, nodes.List([const(""), const(""), node]))
-
-
-def _stripped(name: str) -> Callable[..., nodes.Expr]:
-    def method(node: nodes.Expr, characters: nodes.Expr | None = None) -> nodes.Expr:
-        return piped(node, name) if characters is None else piped(node, name, characters)
-
-    return method
-
-
-def _begins(name: str) -> Callable[..., nodes.Expr]:
-    def method(node: nodes.Expr, affix: nodes.Expr) -> nodes.Expr:
-        affixes = affix.items if isinstance(affix, nodes.Tuple) and affix.items else [affix]
-        return either(*(tested(node, name, each) for each in affixes))
-
-    return method
-
-
-def _removeprefix(node: nodes.Expr, affix: nodes.Expr) -> nodes.Expr:
-    return chosen(tested(node, "startingwith", affix), sliced(node, piped(affix, "length"), None), node)
-
-
-def _removesuffix(node: nodes.Expr, affix: nodes.Expr) -> nodes.Expr:
-    stop = nodes.Sub(piped(node, "length"), piped(affix, "length"))
-    return chosen(tested(node, "endingwith", affix), sliced(node, None, stop), node)
-
-
-def replaced(node: nodes.Expr, old: nodes.Expr, new: nodes.Expr, most: nodes.Expr | None = None) -> nodes.Expr:
-    return piped(node, "replace", old, new) if most is None else piped(split(node, old, most), "join", new)
-
-
-def _find(node: nodes.Expr, part: nodes.Expr) -> nodes.Expr:
-    before = piped(item(split(node, part), const(0)), "length")
-    return chosen(compared(part, "in", node), before, const(-1))
-
-
-def _rfind(node: nodes.Expr, part: nodes.Expr) -> nodes.Expr:
-    after = nodes.Add(piped(item(split(node, part), const(-1)), "length"), piped(part, "length"))
-    return chosen(compared(part, "in", node), nodes.Sub(piped(node, "length"), after), const(-1))
-
-
-def _count(node: nodes.Expr, part: nodes.Expr) -> nodes.Expr:
-    """Of a string or a list, which cannot be told apart before there is a value."""
-    in_list = piped(piped(piped(node, "select", const("eq"), part), "list"), "length")
-    return chosen(tested(node, "string"), nodes.Sub(piped(split(node, part), "length"), const(1)), in_list)
-
-
-def _isspace(node: nodes.Expr) -> nodes.Expr:
-    return nodes.And(compared(node, "ne", const("")), compared(piped(node, "trim"), "eq", const("")))
-
-
-def _format(node: nodes.Expr, *arguments: nodes.Expr) -> nodes.Expr | None:
-    """`'a{}b{}'.format(x, y)`, with plain fields only."""
-    if not (isinstance(node, nodes.Const) and isinstance(node.value, str)):
-        return None
-    pieces = node.value.split("{}")
-    if len(pieces) != len(arguments) + 1 or any("{" in piece or "}" in piece for piece in pieces):
-        return None
-    joined: list[nodes.Expr] = [const(pieces[0])]
-    for argument, piece in zip(arguments, pieces[1:], strict=True):
-        joined += [argument, const(piece)]
-    return nodes.Concat(joined)
-
-
-_METHODS: dict[str, Callable[..., nodes.Expr | None]] = {
-    "get": _get,
-    "items": lambda node: piped(node, "items"),
-    "keys": lambda node: piped(node, "list"),
-    "values": lambda node: piped(piped(piped(node, "items"), "map", const("last")), "list"),
-    "copy": lambda node: node,
-    "split": _split,
-    "rsplit": _rsplit,
-    "partition": _partition,
-    "rpartition": _rpartition,
-    "splitlines": lambda node: piped(piped(node, "lines"), "list"),
-    "strip": _stripped("trim"),
-    "lstrip": _stripped("lstrip"),
-    "rstrip": _stripped("rstrip"),
-    "startswith": _begins("startingwith"),
-    "endswith": _begins("endingwith"),
-    "removeprefix": _removeprefix,
-    "removesuffix": _removesuffix,
-    "replace": replaced,
-    "find": _find,
-    "rfind": _rfind,
-    "count": _count,
-    "isspace": _isspace,
-    "join": lambda node, values: piped(values, "join", node),
-    "format": _format,
-    "upper": lambda node: piped(node, "upper"),
-    "lower": lambda node: piped(node, "lower"),
-    "title": lambda node: piped(node, "title"),
-    "capitalize": lambda node: piped(node, "capitalize"),
-}
-_PARAMETERS = {"split": {"sep": 0, "maxsplit": 1}, "rsplit": {"sep": 0, "maxsplit": 1}, "replace": {"count": 2}}
-
-
-def method_call(node: nodes.Expr) -> nodes.Expr | None:
-    """A method of Python's strings, maps and lists, as filters, tests and conditions."""
-    if not isinstance(node, nodes.Call) or not isinstance(node.node, nodes.Getattr):
-        return None
-    name = node.node.attr
-    if name not in _METHODS or node.dyn_args is not None or node.dyn_kwargs is not None:
-        return None
-    arguments: list[nodes.Expr | None] = list(node.args)
-    for keyword in node.kwargs:
-        position = _PARAMETERS.get(name, {}).get(keyword.key)
-        if position is None:
-            return None
-        arguments += [None] * (position + 1 - len(arguments))
-        arguments[position] = keyword.value
-    try:
-        return _METHODS[name](node.node.node, *arguments)
-    except TypeError as error:
-        raise CannotExpress(f"{name}() with {len(arguments)} arguments") from error
-
-
-# Filters, tests and operators that exist under the same name and differ.
-
-
 def _keywords(node: nodes.Filter) -> dict[str, nodes.Expr]:
-    return {keyword.key: keyword.value for keyword in node.kwargs}
+    return {str(keyword.key): keyword.value for keyword in node.kwargs}
 
 
 def _default(node: nodes.Filter) -> nodes.Expr | None:
@@ -255,12 +55,12 @@ def _tojson(node: nodes.Filter) -> nodes.Expr | None:
     if not named:
         return piped(node.node, "tojson") if node.kwargs else None
     if "ensure_ascii" in named:
-        raise CannotExpress("tojson(ensure_ascii=true)")
+        raise InexpressibleError("tojson(ensure_ascii=true)")
     separators = named.pop("separators", None)
     if isinstance(separators, nodes.Tuple | nodes.List):
         named["comma"], named["colon"] = separators.items
     elif separators is not None:
-        raise CannotExpress("tojson with computed separators")
+        raise InexpressibleError("tojson with computed separators")
     return called(JSON_HELPER, node.node, **named)
 
 
@@ -414,21 +214,31 @@ def rewrite_expression(node: nodes.Expr, rules: tuple[Rule, ...]) -> tuple[nodes
     """`node` with every rule applied once, from the leaves up, and whether any did.
 
     Raises:
-        CannotExpress: a rule knows the construct and that MiniJinja has no form for it.
+        InexpressibleError: a rule knows the construct and that MiniJinja has no form for it.
     """
-    changed = False
-    for name, value in node.iter_fields():
-        if isinstance(value, nodes.Node):
-            new, did = rewrite_expression(value, rules)  # pyright: ignore[reportArgumentType]
-            setattr(node, name, new)
-            changed |= did
-        elif isinstance(value, list):
-            pairs = [
-                rewrite_expression(each, rules) if isinstance(each, nodes.Node) else (each, False) for each in value
-            ]
-            setattr(node, name, [new for new, _ in pairs])
-            changed |= any(did for _, did in pairs)
+    changed = rewrite_fields(node, rules)
     for rule in rules:
         if (new := rule(node)) is not None:
             node, changed = new, True
     return node, changed
+
+
+def rewrite_fields(node: nodes.Node, rules: tuple[Rule, ...], exclude: tuple[str, ...] = ()) -> bool:
+    """Rewrite the expressions right below `node` in place; whether any changed."""
+    changed = False
+
+    def rewritten(value: object) -> object:
+        nonlocal changed
+        if isinstance(value, list):
+            return [rewritten(each) for each in value]
+        if not isinstance(value, nodes.Expr):
+            # Pairs, keywords and operands hold expressions without being any.
+            changed |= isinstance(value, nodes.Helper) and rewrite_fields(value, rules)
+            return value
+        new, did = rewrite_expression(value, rules)
+        changed |= did
+        return new
+
+    for name, value in node.iter_fields(exclude=exclude):
+        setattr(node, name, rewritten(value))
+    return changed

@@ -12,11 +12,11 @@ import jinja2
 import jinja2.ext
 from jinja2 import nodes
 
-from .expressions import FORM_RULES, VALUE_RULES, Rule, printed, rewrite_expression
+from .expressions import FORM_RULES, VALUE_RULES, Rule, printed, rewrite_expression, rewrite_fields
 from .runtime_edits import TRIGGER
 from .source import STRINGS, Tag, Text, cut
 from .statements import without_generation, without_loop_controls
-from .unparse import CannotExpress, string_literal, unconditional, unparse
+from .unparse import InexpressibleError, string_literal, unconditional, unparse
 
 _PARSER = jinja2.Environment()
 # Escapes of Python's strings that MiniJinja refuses.
@@ -66,7 +66,7 @@ def rewrite(template: str, *, values: bool = False) -> Rewritten:
     for part in parts:
         try:
             new = _rewritten_text(part) if isinstance(part, Text) else _rewritten_tag(part, values=values)
-        except CannotExpress as error:
+        except InexpressibleError as error:
             left.append(f"line {line}: {error}")
             new = part.source
         if new != part.source:
@@ -102,19 +102,15 @@ def _rewritten_tag(tag: Tag, *, values: bool) -> str:
 
 
 def _expression(body: str, rules: tuple[Rule, ...], *, prints: bool) -> tuple[str, bool]:
-    node = _only(_PARSER.parse(f"{{{{ {body} }}}}").body, nodes.Output).nodes[0]
+    (output,) = _PARSER.parse(f"{{{{ {body} }}}}").body
+    assert isinstance(output, nodes.Output)
+    node = output.nodes[0]
     if isinstance(node, nodes.TemplateData):
         node = nodes.Const(node.data)
     new, changed = rewrite_expression(node, rules)
     if prints and (text := printed(new)) is not new:
         new, changed = text, True
     return unparse(new), changed
-
-
-def _only(body: list[nodes.Node], kind: type) -> nodes.Node:  # noqa: ANN
-    assert len(body) == 1
-    assert isinstance(body[0], kind)
-    return body[0]
 
 
 def _statement(tag: Tag, rules: tuple[Rule, ...]) -> tuple[str, bool]:
@@ -129,16 +125,7 @@ def _statement(tag: Tag, rules: tuple[Rule, ...]) -> tuple[str, bool]:
     closing = _CLOSINGS.get("if" if name == "elif" else name)
     source = f"{{% {header} %}}" + (f"{{% {closing} %}}" if closing else "")
     (node,) = _PARSER.parse(source).body
-    changed = False
-    for field_name, value in node.iter_fields(exclude=("body", "else_", "elif_")):
-        if isinstance(value, nodes.Expr):
-            new, did = rewrite_expression(value, rules)
-            setattr(node, field_name, new)
-            changed |= did
-        elif isinstance(value, list):
-            pairs = [rewrite_expression(each, rules) for each in value]
-            setattr(node, field_name, [new for new, _ in pairs])
-            changed |= any(did for _, did in pairs)
+    changed = rewrite_fields(node, rules, exclude=("body", "else_", "elif_"))
     text = _unparsed(node)
     return (f"el{text}" if name == "elif" else text), changed
 
@@ -178,7 +165,7 @@ def _unparsed(node: nodes.Node) -> str:
         case nodes.With():
             pairs = zip(node.targets, node.values, strict=True)
             return " ".join(["with", ", ".join(f"{unparse(a)} = {unparse(b)}" for a, b in pairs)]).strip()
-    raise CannotExpress(f"no form for {type(node).__name__}")
+    raise InexpressibleError(f"no form for {type(node).__name__}")
 
 
 def _target(node: nodes.Node) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 from jinja2 import nodes
 
@@ -22,7 +23,7 @@ _ESCAPES = {"\\": "\\\\", "'": "\\'", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*\Z")
 
 
-class CannotExpress(ValueError):
+class InexpressibleError(ValueError):
     """A node for which MiniJinja has no form."""
 
 
@@ -35,7 +36,7 @@ def string_literal(text: str) -> str:
 def _harmless(text: str) -> list[str]:
     """`text` cut one character behind the beginning of everything that LiteRT-LM would substitute."""
     cuts = [0, *(match.end() + 1 for match in TRIGGER.finditer(text)), len(text)]
-    return [text[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+    return [text[a:b] for a, b in pairwise(cuts)]
 
 
 def _quoted(text: str) -> str:
@@ -52,7 +53,7 @@ def unparse(node: nodes.Node) -> str:
     """The source of an expression.
 
     Raises:
-        CannotExpress: MiniJinja has no such expression.
+        InexpressibleError: MiniJinja has no such expression.
     """
     if isinstance(node, nodes.Const):
         return _constant(node.value)
@@ -62,7 +63,7 @@ def unparse(node: nodes.Node) -> str:
         return _UNARY[type(node)] + _operand(node.node)
     method = globals().get(f"_{type(node).__name__.lower()}")
     if method is None:
-        raise CannotExpress(f"no form for {type(node).__name__}")
+        raise InexpressibleError(f"no form for {type(node).__name__}")
     return method(node)
 
 
@@ -163,7 +164,7 @@ def _call(node: nodes.Call) -> str:
 
 def _arguments(node: nodes.Call | nodes.Filter | nodes.Test) -> str:
     if node.dyn_args is not None or node.dyn_kwargs is not None:
-        raise CannotExpress("no form for * and ** arguments")
+        raise InexpressibleError("no form for * and ** arguments")
     listed = [unparse(each) for each in node.args]
     listed += [f"{each.key}={unconditional(each.value)}" for each in node.kwargs]
     return f"({', '.join(listed)})" if listed else ""

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from gemma_mtp.export.templates import expressions
+from gemma_mtp.export.templates import methods
 from gemma_mtp.export.templates.adapt import Adapted, adapt_template, compare_templates
 from gemma_mtp.export.templates.conversations import CONVERSATIONS, Conversation
-from gemma_mtp.export.templates.engines import Refused, RuntimeEngine, TransformersEngine
+from gemma_mtp.export.templates.engines import RefusedError, RuntimeEngine, TransformersEngine
 from gemma_mtp.runtime.errors import UserError
 
 DATA = Path(__file__).parent / "data"
@@ -86,7 +86,7 @@ def test_refusals_of_both_count_as_equal(adapted: dict[str, Adapted]) -> None:
     result = adapted["gemma_alternating"]
     assert {"system", "two user messages in a row"} <= set(result.refused)
     for name in ("system", "two user messages in a row"):
-        with pytest.raises(Refused, match=r"not supported|alternate"):
+        with pytest.raises(RefusedError, match=r"not supported|alternate"):
             RuntimeEngine().render(result.template, BY_NAME[name])
 
 
@@ -152,8 +152,8 @@ def test_a_difference_in_one_conversation_only_is_found() -> None:
 
 
 def test_a_wrong_rewriting_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = expressions._METHODS["get"]
-    monkeypatch.setitem(expressions._METHODS, "get", lambda node, key, default=None: right(node, key))
+    right = methods._METHODS["get"]
+    monkeypatch.setitem(methods._METHODS, "get", lambda node, key, default=None: right(node, key))
     result = adapt_template(read("gemma_tuning"), TOKENS)
     assert result.verdict == "differs"
     assert result.difference is not None
@@ -195,9 +195,9 @@ def test_the_date_of_today() -> None:
 
 def test_an_endless_template_ends() -> None:
     loop = "{% for x in range(99999) %}" * 3 + "{% endfor %}" * 3
-    with pytest.raises(Refused):
+    with pytest.raises(RefusedError):
         RuntimeEngine().render(loop, BY_NAME["one turn"])
-    with pytest.raises(Refused, match="not done after"):
+    with pytest.raises(RefusedError, match="not done after"):
         TransformersEngine(seconds=0.2).render(loop, BY_NAME["one turn"])
 
 

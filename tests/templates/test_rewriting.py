@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """Expressions and statements that MiniJinja lacks or reads differently, one by one, on both engines."""
 
 from __future__ import annotations
@@ -6,12 +7,12 @@ from typing import Any
 
 import jinja2
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gemma_mtp.export.templates import expressions, prologue
+from gemma_mtp.export.templates import build, expressions, prologue
 from gemma_mtp.export.templates.conversations import Conversation
-from gemma_mtp.export.templates.engines import Refused, RuntimeEngine, TransformersEngine
+from gemma_mtp.export.templates.engines import RefusedError, RuntimeEngine, TransformersEngine
 from gemma_mtp.export.templates.rewrite import rewrite
 from gemma_mtp.export.templates.runtime_edits import edited_by_runtime
 from gemma_mtp.export.templates.source import cut
@@ -40,7 +41,7 @@ def runtime_text(template: str, data: dict[str, Any] = DATA) -> str:
 def runtime_text_or_none(template: str) -> str | None:
     try:
         return runtime_text(template)
-    except Refused:
+    except RefusedError:
         return None
 
 
@@ -209,7 +210,7 @@ def test_what_has_no_form_is_named_and_stays() -> None:
 def test_a_wrong_rule_shows() -> None:
     def wrong_get(node: jinja2.nodes.Expr) -> jinja2.nodes.Expr | None:
         call = isinstance(node, jinja2.nodes.Call) and isinstance(node.node, jinja2.nodes.Getattr)
-        return expressions.item(node.node.node, node.args[0]) if call and node.node.attr == "get" else None
+        return build.item(node.node.node, node.args[0]) if call and node.node.attr == "get" else None
 
     parsed = jinja2.Environment().parse("{{ m.get('zz', 5) }}").body[0].nodes[0]  # pyright: ignore[reportAttributeAccessIssue]
     new, changed = expressions.rewrite_expression(parsed, (wrong_get,))
@@ -220,6 +221,7 @@ def test_a_wrong_rule_shows() -> None:
 TEXTS = st.text(alphabet="ab ,\n\t'\"\\{}%é🙂.()", max_size=12)
 
 
+@settings(deadline=None)
 @given(text=TEXTS, separator=st.sampled_from([",", "a", "ab", "\n", " "]))
 def test_string_methods_on_any_text(text: str, separator: str) -> None:
     template = (
@@ -231,6 +233,7 @@ def test_string_methods_on_any_text(text: str, separator: str) -> None:
     assert rewritten_text(template, data) == transformers_text(template, data)
 
 
+@settings(deadline=None)
 @given(text=TEXTS)
 def test_any_string_literal(text: str) -> None:
     quoted = text.replace("\\", "\\\\").replace("'", "\\'")
@@ -245,17 +248,20 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(value=JSON)
 def test_json_of_any_value(value: object) -> None:
     template = "{{ x | tojson }}{{ x | tojson(indent=3) }}{{ x | tojson(separators=(',', ':'), sort_keys=True) }}"
     assert rewritten_text(template, {"x": value}) == transformers_text(template, {"x": value})
 
 
+@settings(deadline=None)
 @given(value=JSON)
 def test_any_value_as_python_text(value: object) -> None:
     assert rewritten_text("{{ x }}", {"x": value}, values=True) == transformers_text("{{ x }}", {"x": value})
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["{{ x }}", "{%- if y -%}", "{# c #}", " a\n", "{% raw %}{{{% endraw %}", "}}", "%"])))
 def test_cutting_loses_nothing(pieces: list[str]) -> None:
     source = "".join(pieces)
