@@ -113,7 +113,7 @@ _ORDER: Tool = {
                     "description": "What to order.",
                     "items": {
                         "type": "object",
-                        "properties": {"sku": {"type": "string"}, "count": {"type": "integer", "description": "How many"}},
+                        "properties": {"sku": {"type": "string"}, "count": {"type": "integer", "description": "N"}},
                         "required": ["sku"],
                     },
                 },
