@@ -7,12 +7,13 @@ import mmap
 from pathlib import Path
 
 from ..runtime.bundle.model_file import read_model_file
-from ..runtime.bundle.names import MTP_DRAFTER, PREFILL_DECODE
+from ..runtime.bundle.names import MTP_DRAFTER, PREFILL_DECODE, TEMPLATE_NOTE
 from ..runtime.errors import UserError
 from ..runtime.gpu.check import GPU_MODELS, check_model
 from .bundle.manifest import make_manifest
 from .bundle.metadata import executor_metadata, llm_metadata
 from .bundle.packing import MODELS, BundleParts, write_bundle
+from .bundle.template import adapted_text, as_dict, explanation, verdict
 from .checkpoint.files import describe_left_out
 from .checkpoint.pair import Pair
 from .checkpoint.values import read_weight
@@ -38,6 +39,8 @@ def export(
     *,
     skeleton_cache: Path | None = None,
     show_converter_output: bool = False,
+    chat_template: Path | None = None,
+    allow_template_difference: bool = False,
 ) -> Path:
     """Write `model.litertlm`, its models as single .tflite files and `manifest.json` into the new folder `out`.
 
@@ -48,6 +51,8 @@ def export(
         reporter: told what is being done.
         skeleton_cache: folder in which traced graphs are kept for later exports with the same configuration.
         show_converter_output: let the converter write to standard error.
+        chat_template: a file with another template than the target's own.
+        allow_template_difference: pack the template, too, where LiteRT-LM renders it otherwise than transformers.
 
     Returns:
         Path of the bundle.
@@ -56,7 +61,12 @@ def export(
         UserError: bad input, or `out` cannot be written.
         ConversionError: the converter failed.
     """
-    text = read_text_files(pair.target, pair.target_config)
+    text, adapted = adapted_text(
+        read_text_files(pair.target, pair.target_config, chat_template), allow_difference=allow_template_difference
+    )
+    reporter.say(f"Chat template: {verdict(adapted)}")
+    for line in explanation(adapted):
+        reporter.say(line)
     for warning in text.warnings:
         reporter.say(f"{pair.target.folder.name}: {warning}")
     kv = kv_signature(
@@ -104,9 +114,11 @@ def export(
                 executor_metadata(pair.target_config, kv),
                 ACTIVATIONS[options.activations] if options.activations else None,
                 ",".join(options.backends) if options.backends != BACKENDS else None,
+                {TEMPLATE_NOTE: verdict(adapted)},
             )
             write_bundle(parts, staging / BUNDLE_NAME)
             manifest = make_manifest(pair, options, kv, models, bound, staging / BUNDLE_NAME)
+            manifest["chat_template"] = as_dict(adapted, Path(text.template_source).name)
             (staging / MANIFEST_NAME).write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
     return out / BUNDLE_NAME
 

@@ -19,7 +19,8 @@ from .decoding.generation import Generation, GenerationOptions
 from .decoding.schedules import ConstantSchedule, Schedule, schedule_for
 from .decoding.session import Session
 from .decoding.statistics import Statistics
-from .text.chat_template import Message, render_chat
+from .text.chat_template import render_chat
+from .text.litertlm_template import Message
 from .text.prompts import Prompt
 from .text.stream import TextStream
 

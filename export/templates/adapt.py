@@ -11,11 +11,11 @@ import jinja2
 import jinja2.meta
 
 from ...runtime.errors import UserError
+from ...runtime.text.template_source import cut
 from . import prologue
-from .conversations import CONVERSATIONS, PARTS_BY_ROLE, Conversation, Message
+from .conversations import CONVERSATIONS, PARTS_BY_ROLE, AnsweredConversation, Conversation, Message
 from .engines import RefusedError, RuntimeEngine, TransformersEngine
 from .rewrite import Change, Rewritten, rewrite
-from .source import cut
 from .statements import without_generation
 
 Verdict = Literal["unchanged", "rewritten", "differs"]
@@ -103,7 +103,9 @@ def adapt_template(
         )
     runtime = RuntimeEngine()
     candidates = list(_candidates(template, used, tokens, joined))
-    closest = next((each for each in candidates if not _differences(each, expected, runtime, most=1)), None)
+    equal = [each for each in candidates if not _differences(each, expected, runtime, most=1)]
+    growing = (each for each in equal if not _not_growing(each.template, expected, runtime))
+    closest = next(growing, equal[0] if equal else None)
     differences: list[Difference] = []
     if closest is None:
         counted = [(len(_differences(each, expected, runtime)), at) for at, each in enumerate(candidates)]
@@ -251,8 +253,9 @@ def _not_growing(template: str, expected: Sequence[_Expected], runtime: RuntimeE
 
 def _grows(template: str, expected: _Expected, runtime: RuntimeEngine) -> bool:
     whole = expected.conversation
-    if any("reasoning_content" in message for message in whole.messages):
-        return True  # LiteRT-LM keeps what a model thinks apart from its messages.
+    reasoned = any("reasoning_content" in message for message in whole.messages)
+    if reasoned and not isinstance(whole, AnsweredConversation):
+        return True  # History that an app gives is rendered once, not turn by turn.
     if len(whole.messages) < 3 or whole.messages[-1]["role"] not in ("user", "tool") or not whole.add_generation_prompt:
         return True
     before: dict[str, Any] = {"messages": whole.messages[:-1], "add_generation_prompt": False}

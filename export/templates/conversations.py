@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-Message = dict[str, Any]
+from ...runtime.text.litertlm_template import Message, messages_as_given
+
 Tool = dict[str, Any]
 
 
@@ -23,22 +24,8 @@ class Conversation:
     variables: Mapping[str, Any] = field(default_factory=dict)
 
     def as_runtime(self) -> list[Message]:
-        """The messages as LiteRT-LM 0.18.1 hands them to the template.
-
-        Every text becomes a list with one part (`NormalizeMessageContent`, runtime/conversation/model_data_processor/
-        data_utils.cc). Reasoning stands under the names under which transformers offers it, which LiteRT-LM does not
-        do by itself: an app that gives `reasoning_content` alone reaches templates that read that name.
-        """
-        return [_in_parts(message) for message in self.messages]
-
-
-def _in_parts(message: Message) -> Message:
-    if reasoning := message.get("reasoning_content"):
-        message = {"thinking": reasoning, **message}
-    content = message.get("content")
-    if not isinstance(content, str):
-        return message
-    return {**message, "content": [{"type": "text", "text": content}]}
+        """The messages as LiteRT-LM hands them to the template."""
+        return messages_as_given(self.messages)
 
 
 def tool_responses_as_runtime(messages: Sequence[Message]) -> list[Message]:
@@ -47,7 +34,7 @@ def tool_responses_as_runtime(messages: Sequence[Message]) -> list[Message]:
     return [
         {"role": "tool", "content": [{"type": "tool_response", "name": each["name"], "response": each["content"]}]}
         if each["role"] == "tool"
-        else _in_parts(each)
+        else messages_as_given([each])[0]
         for each in messages
     ]
 
@@ -58,6 +45,21 @@ class ToolCallingConversation(Conversation):
 
     def as_runtime(self) -> list[Message]:
         return tool_responses_as_runtime(self.messages)
+
+
+@dataclass(frozen=True)
+class AnsweredConversation(Conversation):
+    """A conversation whose answers LiteRT-LM gave itself: it keeps what the model thought as a channel of the message
+    (seen in 0.18.1), and takes it out of the cache before the next question."""
+
+    def as_runtime(self) -> list[Message]:
+        given = super().as_runtime()
+        return [
+            {**message, "channels": {"thought": f"{message['reasoning_content']}\n"}}
+            if message["role"] == "assistant" and "reasoning_content" in message
+            else message
+            for message in given
+        ]
 
 
 def _says(role: str, content: Any, **more: Any) -> Message:
@@ -222,6 +224,9 @@ def _reasoning() -> list[Conversation]:
         ]
     return [
         *found,
+        AnsweredConversation(
+            "reasoning of LiteRT-LM's own answer", [_ASK, reasoned, _ASK], variables={"enable_thinking": True}
+        ),
         Conversation("reasoning last", [_ASK, reasoned], add_generation_prompt=False),
         Conversation("reasoning kept", [_ASK, reasoned, _ASK], variables={"preserve_thinking": True}),
         Conversation("reasoning kept, tools", [*answered, _ASK], _TOOLS, variables={"preserve_thinking": True}),

@@ -59,7 +59,11 @@ _JSON_TEXT = r"""
 
 _MESSAGES = """
 {%- set chat = namespace(messages=[]) -%}
-{%- for message in messages -%}
+{%- for said in messages -%}
+{%- set message = said -%}
+{%- if said['channels'] is defined -%}
+{%- set message = dict(said, reasoning_content=none, reasoning=none, thinking=none) -%}
+{%- endif -%}
 {%- set parts = message['content'] if message['content'] is sequence else [] -%}
 {%- set texts = parts|selectattr('type', 'eq', 'text')|list -%}
 {%- if parts and texts|length == parts|length and (texts|length == 1 or message['role'] in JOINED) -%}
@@ -88,7 +92,8 @@ def variables(used: set[str], special_tokens: Mapping[str, str]) -> str:
 
 def messages(joined_roles: Sequence[str]) -> str:
     """LiteRT-LM's messages in transformers' form: a text in one part as a string, an answer to a tool call as a message
-    of its own, with JSON where it is not text; for `joined_roles` several parts of text as one string, too."""
+    of its own, with JSON where it is not text; an answer of LiteRT-LM's own, which has `channels`,
+    without its reasoning; for `joined_roles` several parts of text as one string, too."""
     roles = ", ".join(map(string_literal, joined_roles))
     return _MESSAGES.lstrip("\n").replace("JOINED", f"[{roles}]")
 

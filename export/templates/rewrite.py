@@ -12,9 +12,9 @@ import jinja2
 import jinja2.ext
 from jinja2 import nodes
 
+from ...runtime.text.template_edits import TRIGGER
+from ...runtime.text.template_source import STRINGS, Tag, Text, cut
 from .expressions import FORM_RULES, VALUE_RULES, Rule, printed, rewrite_expression, rewrite_fields
-from .runtime_edits import TRIGGER
-from .source import STRINGS, Tag, Text, cut
 from .statements import without_generation, without_loop_controls
 from .unparse import InexpressibleError, string_literal, unconditional, unparse
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from .source import Tag, Text
+from ...runtime.text.template_source import Tag, Text
 
 _ENDS = {"endfor": "for", "endif": "if", "endmacro": "macro", "endcall": "call", "endfilter": "filter",
          "endset": "set", "endwith": "with", "endgeneration": "generation", "endblock": "block"}  # fmt: skip

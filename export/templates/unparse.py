@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from jinja2 import nodes
 
-from .runtime_edits import TRIGGER
+from ...runtime.text.template_edits import TRIGGER
 
 _BINARY = {
     nodes.Add: "+", nodes.Sub: "-", nodes.Mul: "*", nodes.Div: "/", nodes.FloorDiv: "//", nodes.Mod: "%",

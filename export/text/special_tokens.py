@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ...runtime.errors import UserError
-from ...runtime.text.chat_template import Message, render_chat
+from ...runtime.text.litertlm_template import Message, RefusedError
 from ...runtime.text.tokenizer import Tokenizer
+from ..templates.conversations import Conversation
+from ..templates.engines import TransformersEngine
 
 _STOP_KEY = "eos_token_id"
 # Gemma 4's control tokens that a bundle's metadata name.
@@ -116,6 +118,6 @@ def _said(role: str, text: str) -> Message:
 def _rendered(template: str, messages: list[Message]) -> str:
     """The conversation's text; empty where the template does not take such messages."""
     try:
-        return render_chat(template, messages, "")
-    except (UserError, TypeError, ValueError, LookupError, ArithmeticError):
+        return TransformersEngine().render(template, Conversation("", messages, add_generation_prompt=False))
+    except RefusedError:
         return ""

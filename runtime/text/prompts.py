@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from .chat_template import Message
+from .litertlm_template import Message
 
 # For runs without prompts: a question, a text to go on with, code.
 DEFAULT_PROMPTS = (

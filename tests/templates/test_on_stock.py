@@ -12,8 +12,9 @@ import pytest
 from gemma_mtp.export.templates import prologue
 from gemma_mtp.export.templates.adapt import adapt_template
 from gemma_mtp.export.templates.conversations import CONVERSATIONS, Conversation
-from gemma_mtp.export.templates.engines import RefusedError, RuntimeEngine, TransformersEngine
+from gemma_mtp.export.templates.engines import RefusedError, TransformersEngine
 from gemma_mtp.export.templates.rewrite import rewrite
+from gemma_mtp.runtime.text.litertlm_template import render as render_as_runtime
 from tests.templates.test_adapting import TEMPLATES, TOKENS, WITHOUT_START, read
 from tests.templates.test_rewriting import DATA, LACKING, LACKING_IN_VALUES, SHARED
 
@@ -48,7 +49,7 @@ def test_stock_renders_as_the_engine_says(template: str, engine: litert_lm.Engin
     for source in (template, rewrite(template).template, rewrite(template, values=True).template):
         whole = prologue.helpers(source) + source
         try:
-            expected = RuntimeEngine().render_variables(whole, {**GIVEN, **DATA})
+            expected = render_as_runtime(whole, {**GIVEN, **DATA})
         except RefusedError:
             expected = None
         assert stock_text(engine, whole, extra_context={**GIVEN, **DATA}) == expected

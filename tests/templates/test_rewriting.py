@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from gemma_mtp.export.templates import build, expressions, prologue
 from gemma_mtp.export.templates.conversations import Conversation
-from gemma_mtp.export.templates.engines import RefusedError, RuntimeEngine, TransformersEngine
+from gemma_mtp.export.templates.engines import RefusedError, TransformersEngine
 from gemma_mtp.export.templates.rewrite import rewrite
-from gemma_mtp.export.templates.runtime_edits import edited_by_runtime
-from gemma_mtp.export.templates.source import cut
 from gemma_mtp.export.templates.unparse import unparse
+from gemma_mtp.runtime.text.litertlm_template import render as render_as_runtime
+from gemma_mtp.runtime.text.template_edits import edited_by_runtime
+from gemma_mtp.runtime.text.template_source import cut
 
 DATA: dict[str, Any] = {
     "m": {"a": 1, "b": {"c": "x"}, "items": 3, "n": None},
@@ -35,7 +36,7 @@ def transformers_text(template: str, data: dict[str, Any] = DATA) -> str:
 
 
 def runtime_text(template: str, data: dict[str, Any] = DATA) -> str:
-    return RuntimeEngine().render_variables(template, {"messages": [], "add_generation_prompt": False, **data})
+    return render_as_runtime(template, {"messages": [], "add_generation_prompt": False, **data})
 
 
 def runtime_text_or_none(template: str) -> str | None:
