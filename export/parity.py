@@ -14,6 +14,7 @@ from typing import Any
 
 from ..runtime.bundle.loading import bundle_file_in
 from ..runtime.errors import UserError
+from ..runtime.native_output import quiet_imports
 from ..runtime.parity.oracle.oracle import Oracle
 from ..runtime.parity.report.report import Report
 from ..runtime.parity.verify import Progress, VerifyOptions, verify
@@ -62,7 +63,8 @@ def open_oracle(pair: Pair) -> Oracle:
     Raises:
         UserError: transformers cannot read a configuration, or a tensor is missing.
     """
-    return Oracle(_transformers_config(pair.target), pair.target, _transformers_config(pair.drafter), pair.drafter)
+    with quiet_imports():
+        return Oracle(_transformers_config(pair.target), pair.target, _transformers_config(pair.drafter), pair.drafter)
 
 
 def memory_needed(bundle: Path, oracle: Oracle) -> int:

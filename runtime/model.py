@@ -18,6 +18,7 @@ from .decoding.generation import Generation, GenerationOptions
 from .decoding.schedules import ConstantSchedule, Schedule, schedule_for
 from .decoding.session import Session
 from .decoding.statistics import Statistics
+from .native_output import quiet_litert
 from .text.chat_template import Message, render_chat
 from .text.prompts import Prompt
 from .text.stream import TextStream
@@ -29,7 +30,8 @@ class Model:
 
     def __init__(self, bundle: OpenBundle, threads: int) -> None:
         self.bundle = bundle
-        self.engine = Engine(bundle, threads)
+        with quiet_litert():
+            self.engine = Engine(bundle, threads)
         self._session = Session(self.engine, bundle.rules.context_length)
 
     def stream(self, prompt: str | Sequence[Message], options: GenerationOptions | None = None) -> Generation:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from ...runtime.errors import UserError
 from ...runtime.text.prompts import DEFAULT_PROMPTS, user_prompt
-from .run_options import load_quietly, prompts_given, run_options
+from .run_options import load_for, prompts_given, run_options
 from .tables.runtime import print_benchmark
 
 _BENCHMARK_TOKENS = 128
@@ -34,7 +34,7 @@ def benchmark_command(
         raise UserError("expected either --prompt TEXT or --prompts FILE.jsonl, not both")
     asked = prompts_given(prompts, prompts_file, raw) or [user_prompt(text) for text in DEFAULT_PROMPTS]
     options = GenerationOptions(max_tokens=choices["max_tokens"] or _BENCHMARK_TOKENS)
-    model = load_quietly(bundle, choices["threads"], choices["verbose"])
+    model = load_for(bundle, choices["threads"], choices["verbose"])
     with Console(stderr=True).status("measuring") as status:
         report = benchmark(model, asked, options, on_progress=lambda what: status.update(f"measuring: {what}"))
     if as_json:

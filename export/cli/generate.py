@@ -11,7 +11,7 @@ from rich.console import Console
 
 from ...runtime.decoding.schedules import SCHEDULES
 from ...runtime.errors import UserError
-from .run_options import load_quietly, prompts_given, run_options
+from .run_options import load_for, prompts_given, run_options
 from .tables.runtime import print_statistics
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def generate_command(
         confidence=choices["confidence"],
     )
     asked = prompts_given(prompts, prompts_file, raw)
-    model = load_quietly(bundle, choices["threads"], choices["verbose"])
+    model = load_for(bundle, choices["threads"], choices["verbose"])
     conversation = None if prompts_file or raw else Conversation(model, options, system)
     total = Statistics()
     for prompt in asked:

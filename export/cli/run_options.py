@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from ...runtime.errors import UserError
-from ...runtime.native_output import silence_native_stderr
+from ...runtime.native_output import show_litert
 from ...runtime.text.prompts import Prompt, read_prompts, user_prompt
 
 if TYPE_CHECKING:
@@ -50,10 +51,9 @@ def prompts_given(prompts: tuple[str, ...], prompts_file: Path | None, raw: bool
     return [Prompt(text=text) if raw else user_prompt(text) for text in texts]
 
 
-def load_quietly(bundle: Path, threads: int | None, verbose: bool) -> Model:
+def load_for(bundle: Path, threads: int | None, verbose: bool) -> Model:
     """The bundle, compiled; LiteRT's own messages only where `verbose`."""
-    if not verbose:
-        silence_native_stderr()
     from ...runtime.model import load
 
-    return load(bundle, threads)
+    with show_litert() if verbose else nullcontext():
+        return load(bundle, threads)
