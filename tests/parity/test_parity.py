@@ -63,7 +63,7 @@ def verified(request: pytest.FixtureRequest, prompts_file: Path, tmp_path_factor
             files = ("--json", folder / "parity.json", "--html", folder / "parity.html")
             bundle = request.getfixturevalue(name) / "model.litertlm"
             arguments = (bundle, *PAIR, "--prompts", prompts_file, "--threads", 2, *files)
-            command = [sys.executable, "-m", "gemma_mtp.export.cli.main", "verify", *map(str, arguments)]
+            command = [sys.executable, "-m", "gemma_mtp.export.cli", "verify", *map(str, arguments)]
             done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
             assert "LiteRT:" not in done.stderr
             page = (folder / "parity.html").read_text()
