@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .container import BundleFile
+from .loading import bundle_file_in
 from .model_file import ModelInfo, SignatureInfo, dtype_size, read_model
 from .names import EMBEDDER, MTP_DRAFTER, PREFILL_DECODE
 
@@ -136,14 +137,14 @@ class Inspection:
 
 
 def inspect_bundle(path: Path) -> Inspection:
-    """Read what `path`, a .litertlm file, holds.
+    """Read what `path`, a .litertlm file or the folder of one, holds.
 
     Raises:
-        UserError: not a readable bundle.
+        UserError: not a readable bundle, or a folder without one.
     """
-    bundle = BundleFile(path)
+    bundle = BundleFile(bundle_file_in(path))
     models = {
-        name: read_model(bundle.content(section), f"{path} ({name})")
+        name: read_model(bundle.content(section), f"{bundle.path} ({name})")
         for name, section in bundle.model_sections().items()
     }
     return Inspection(bundle, models)

@@ -68,6 +68,15 @@ def test_inspect_shows_what_matters_before_shipping(run, small_int8: Path) -> No
         assert said in output
 
 
+def test_inspect_takes_an_export_s_folder(run, small_int8: Path, tmp_path: Path) -> None:
+    assert run("inspect", str(small_int8)) == run("inspect", str(small_int8 / "model.litertlm"))
+    code, output, error = run("inspect", str(tmp_path))
+    assert (code, output) == (2, "")
+    assert error == f"Error: {tmp_path}: no .litertlm file; expected an export's folder, with one in it," + (
+        " or name the file itself\n"
+    )
+
+
 def test_inspect_as_json(run, small_int8: Path) -> None:
     code, output, _ = run("inspect", str(small_int8 / "model.litertlm"), "--json")
     about = json.loads(output)

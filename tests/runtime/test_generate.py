@@ -90,7 +90,7 @@ def test_benchmark_says_what_to_export(run: Command, small_int8: Path) -> None:
 def test_running_a_bundle_imports_no_torch(small_int8: Path) -> None:
     code = (
         "import sys; sys.argv = ['x', 'generate', sys.argv[1], '--prompt', 'a', '--max-tokens', '1', '-q']\n"
-        "from gemma_mtp.export import cli\n"
+        "from gemma_mtp.export.cli import main as cli\n"
         "try: cli.main()\n"
         "except SystemExit as done: assert done.code == 0\n"
         "heavy = {'torch', 'transformers', 'tensorflow', 'litert_torch'} & set(sys.modules)\n"
