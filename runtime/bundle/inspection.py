@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..text.tokenizer import read_tokenizer
 from .container import BundleFile
 from .loading import bundle_file_in
 from .model_file import ModelInfo, SignatureInfo, dtype_size, read_model
@@ -68,6 +69,22 @@ class Inspection:
                 elements *= size
             total += elements
         return total
+
+    def stop_texts(self) -> dict[str, str]:
+        """Every stop token's ids, as `1` or `1 2`, and its text by the bundle's tokenizer.
+
+        Raises:
+            UserError: the tokenizer cannot be read.
+        """
+        metadata, found = self.bundle.llm_metadata, self.bundle.tokenizer()
+        if metadata is None or found is None:
+            return {}
+        tokenizer = read_tokenizer(*found, str(self.bundle.path))
+        texts: dict[str, str] = {}
+        for stop in metadata.stop_tokens:
+            ids = list(stop.token_ids.ids) or tokenizer.encode(stop.token_str)
+            texts[" ".join(map(str, ids))] = tokenizer.decode(ids)
+        return texts
 
     def problems(self) -> list[str]:
         """Why LiteRT-LM would not run this bundle with MTP, one line each; empty if nothing was found."""

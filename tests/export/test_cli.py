@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from gemma_mtp.export.cli.tables.export import next_commands, print_export_summary
+from gemma_mtp.runtime.bundle.inspection import inspect_bundle
 from tests.conftest import CONTEXT, DRAFTER, PREFILL, TARGET, Exports
 
 
@@ -28,6 +32,21 @@ def test_export_says_what_it_does_and_prints_the_bundle(
     assert output.strip() == str(tmp_path / "out" / "model.litertlm")
     for said in ("16 of 128 clusters", f"{CONTEXT} tokens", "8, 32", "Tracing graphs", "Writing mtp_drafter: done"):
         assert said in error
+    summary = error[error.index("Packing the bundle: done") :]
+    for said in ("prefill_decode", "float32", "tokenizer", "whole bundle", "MB", '1 "<eos>"', '5 "<turn|>"'):
+        assert said in summary
+    for verb in ("inspect", "generate", "benchmark"):
+        assert f"\n  gemma-mtp-export {verb} {tmp_path / 'out'}" in summary
+    assert f"\n  gemma-mtp-export verify {tmp_path / 'out'} {TARGET} {DRAFTER}\n" in summary
+
+
+def test_summary_shows_the_template_s_verdict_and_quotes_what_to_type(small_int8: Path) -> None:
+    console = Console(file=io.StringIO(), width=120)
+    commands = next_commands(Path("my out"), "some/target", "some/drafter", ("--adapter", "a b"))
+    with console.capture() as captured:
+        print_export_summary(inspect_bundle(small_int8), commands, console, template="renders as in transformers")
+    assert "renders as in transformers" in captured.get()
+    assert "gemma-mtp-export verify 'my out' some/target some/drafter --adapter 'a b'\n" in captured.get()
 
 
 def test_quiet_export_prints_only_the_bundle(run, small_fp32: Path, exports: Exports, tmp_path: Path) -> None:

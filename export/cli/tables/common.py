@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 
 from rich.table import Table
@@ -23,6 +24,11 @@ def pairs(title: str, rows: Iterable[tuple[str, str]]) -> Table:
     for name, value in rows:
         table.add_row(name, Text(value, overflow="fold"))
     return table
+
+
+def stop_tokens(texts: dict[str, str]) -> str:
+    """Ids and texts of stop tokens: 1 "<eos>", 106 "<turn|>"."""
+    return ", ".join(f"{ids} {json.dumps(text, ensure_ascii=False)}" for ids, text in texts.items()) or "none"
 
 
 def draft_lengths(stock: int, further: Iterable[int]) -> str:
