@@ -14,11 +14,9 @@ from ...runtime.text.prompts import DEFAULT_PROMPTS, user_prompt
 from .run_options import load_for, prompts_given, run_options
 from .tables.runtime import print_benchmark
 
-_BENCHMARK_TOKENS = 128
-
 
 @click.command("benchmark")
-@run_options
+@run_options(max_tokens=128)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def benchmark_command(
     bundle: Path, prompts: tuple[str, ...], prompts_file: Path | None, raw: bool, as_json: bool, **choices: Any
@@ -33,7 +31,7 @@ def benchmark_command(
     if prompts and prompts_file:
         raise UserError("expected either --prompt TEXT or --prompts FILE.jsonl, not both")
     asked = prompts_given(prompts, prompts_file, raw) or [user_prompt(text) for text in DEFAULT_PROMPTS]
-    options = GenerationOptions(max_tokens=choices["max_tokens"] or _BENCHMARK_TOKENS)
+    options = GenerationOptions(max_tokens=choices["max_tokens"])
     model = load_for(bundle, choices["threads"], choices["verbose"])
     with Console(stderr=True).status("measuring") as status:
         report = benchmark(model, asked, options, on_progress=lambda what: status.update(f"measuring: {what}"))

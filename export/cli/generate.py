@@ -12,15 +12,15 @@ from rich.console import Console
 from ...runtime.decoding.schedules import SCHEDULES
 from ...runtime.errors import UserError
 from .run_options import load_for, prompts_given, run_options
-from .tables.runtime import print_statistics
+from .tables.runtime import print_ending, print_prompt, print_statistics
 
 if TYPE_CHECKING:
     from ...runtime.decoding.generation import Generation
-    from ...runtime.decoding.statistics import Statistics
+    from ...runtime.text.prompts import Prompt
 
 
 @click.command("generate")
-@run_options
+@run_options(max_tokens=512)
 @click.option("--system", metavar="TEXT", help="System message of the chat that --prompt makes.")
 @click.option("--temperature", type=float, default=0.0, show_default=True, help="0 is greedy.")
 @click.option("--top-k", type=int, default=0, help="Sample from the K most probable tokens; 0 is all.")
@@ -32,12 +32,17 @@ if TYPE_CHECKING:
 @click.option("--schedule", type=click.Choice(SCHEDULES), default="constant", show_default=True,
               help="heuristic: 2 more after a round with all drafts accepted, 1 fewer after others.")  # fmt: skip
 @click.option("--confidence", type=float, default=0.0, help="Stop drafting below this probability of the best token.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per answer, and one for all.")
-@click.option("-q", "--quiet", is_flag=True, help="Print answers only, no numbers.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print a JSON object for each prompt and its answer, and one for all."
+)
+@click.option("-q", "--quiet", is_flag=True, help="Print answers only: no prompts, no numbers.")
 def generate_command(
     bundle: Path, prompts: tuple[str, ...], prompts_file: Path | None, system: str | None, raw: bool, **choices: Any
 ) -> None:
     """Run BUNDLE (a .litertlm file, or an export's folder) on LiteRT's CPU, with MTP.
+
+    Answers go to standard output, everything else to standard error: numbers, and with several prompts each one before
+    its answer.
 
     \b
     gemma-mtp-export generate out/model.litertlm --prompt "Why is the sky blue?"
@@ -63,29 +68,35 @@ def generate_command(
     asked = prompts_given(prompts, prompts_file, raw)
     model = load_for(bundle, choices["threads"], choices["verbose"])
     conversation = None if prompts_file or raw else Conversation(model, options, system)
-    total = Statistics()
+    total, messages = Statistics(), Console(stderr=True)
     for prompt in asked:
         answer = conversation.stream(prompt.last_message) if conversation else model.stream_prompt(prompt, options)
-        _print_answer(answer, total, as_json=choices["as_json"], quiet=choices["quiet"])
+        if choices["as_json"]:
+            _print_json(prompt, answer)
+        else:
+            if len(asked) > 1 and not choices["quiet"]:
+                print_prompt(prompt.asked, messages)
+            _print_answer(answer)
+            if not choices["quiet"]:
+                print_ending(answer, messages)
+        total.merge(answer.statistics)
     if choices["as_json"]:
         click.echo(json.dumps({"answers": len(asked), "statistics": total.as_dict()}))
     elif not choices["quiet"]:
-        print_statistics(total, Console(stderr=True))
+        print_statistics(total, messages)
 
 
-def _print_answer(answer: Generation, total: Statistics, *, as_json: bool, quiet: bool) -> None:
-    """Text as it comes, or one JSON object when it is whole; the answer's counts are added to `total`."""
+def _print_answer(answer: Generation) -> None:
+    """Text as it comes."""
     try:
         for piece in answer:
-            if not as_json:
-                click.echo(piece, nl=False)
+            click.echo(piece, nl=False)
     except KeyboardInterrupt:
         click.echo()
         raise UserError("interrupted; the text above is incomplete") from None
-    total.merge(answer.statistics)
-    if as_json:
-        click.echo(json.dumps(answer.as_dict()))
-        return
     click.echo()
-    if not quiet and answer.finish_reason == "context":
-        click.echo("(the context is full)", err=True)
+
+
+def _print_json(prompt: Prompt, answer: Generation) -> None:
+    """One JSON object when the answer is whole."""
+    click.echo(json.dumps({"prompt": prompt.asked, **answer.finish().as_dict()}))

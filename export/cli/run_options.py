@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,8 +19,12 @@ if TYPE_CHECKING:
     from ...runtime.model import Model
 
 
-def run_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Options of every command that runs a bundle."""
+def run_options(max_tokens: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Options of every command that runs a bundle; answers end after `max_tokens` by default."""
+    return partial(_add_options, max_tokens)
+
+
+def _add_options(max_tokens: int, command: Callable[..., None]) -> Callable[..., None]:
     for decorate in reversed(
         [
             click.argument("bundle", type=click.Path(path_type=Path)),
@@ -32,7 +37,10 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
                 help='One {"prompt": ...}, {"messages": [...]} or {"text": ...} a line, each answered on its own.',
             ),
             click.option("--raw", is_flag=True, help="Take --prompt as the model reads it, without chat template."),
-            click.option("--max-tokens", type=int, metavar="N", help="End an answer after N tokens."),
+            click.option(
+                "--max-tokens", type=int, default=max_tokens, show_default=True, metavar="N",
+                help="End an answer after N tokens, if nothing else ended it.",
+            ),
             click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: all cores, at most 4]"),
             click.option("-v", "--verbose", is_flag=True, help="Show LiteRT's own messages."),
         ]

@@ -35,6 +35,11 @@ class Prompt:
         """The user's message at the end of the chat."""
         return self.messages[-1]["content"]
 
+    @property
+    def asked(self) -> str:
+        """What tells this prompt from others: the chat's last message, or the text."""
+        return str(self.last_message) if self.text is None else self.text
+
 
 def user_prompt(message: str) -> Prompt:
     """A chat of one message."""

@@ -60,6 +60,7 @@ def test_turns_and_json(run: Command, small_int8: Path, model: Model) -> None:
     assert code == 0
     first, second, total = map(json.loads, output.splitlines())
     assert second["statistics"]["reused_tokens"] >= first["statistics"]["prompt_tokens"]
+    assert [first["prompt"], second["prompt"]] == ["def area(self):", "class A:"]
     assert total["answers"] == 2
     assert total["statistics"]["generated_tokens"] == len(first["tokens"]) + len(second["tokens"])
     assert model.bundle.tokenizer.decode(first["tokens"]) == first["text"]
@@ -75,6 +76,31 @@ def test_prompts_file_and_sampling(run: Command, small_int8: Path, model: Model,
     options = GenerationOptions(max_tokens=10, sampling=SamplingOptions(0.8, 40, 0.9, 5))
     answers = [model.stream_text("import os\n", options).finish(), model.generate("def area(self):", options)]
     assert (code, output) == (0, "".join(answer.text + "\n" for answer in answers))
+
+
+def test_several_prompts_stand_before_their_answers(run: Command, small_int8: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "class A:"}]
+    asked = [{"text": "import os\n"}, {"messages": chat}, {"prompt": "return " * 60}]
+    prompts.write_text("".join(json.dumps(prompt) + "\n" for prompt in asked))
+    code, answers, error = run("generate", small_int8, "--prompts", prompts, "--max-tokens", 3)
+    assert code == 0
+    stopped = "(stopped after 3 tokens; --max-tokens N for more)"
+    shown = [line for line in error.splitlines() if line.startswith((">", "("))]
+    long = f"> {('return ' * 60)[:400]}... (420 characters)"
+    assert shown == ["> import os", stopped, "> class A:", stopped, long, stopped]
+    assert run("generate", small_int8, "--prompts", prompts, "--max-tokens", 3, "-q") == (0, answers, "")
+
+
+def test_a_single_answer_that_ended_by_itself_stands_alone(run: Command, small_int8: Path) -> None:
+    code, _, error = run("generate", small_int8, "--prompt", "def area(self):", "--stop", "self")
+    assert code == 0
+    assert not [line for line in error.splitlines() if line.startswith((">", "("))]
+
+
+def test_answers_have_a_limit_by_default(run: Command) -> None:
+    _, output, _ = run("generate", "--help")
+    assert "[default: 512]" in output
 
 
 def test_benchmark_says_what_to_export(run: Command, small_int8: Path) -> None:
