@@ -30,6 +30,8 @@ def benchmark_command(
 
     if prompts and prompts_file:
         raise UserError("expected either --prompt TEXT or --prompts FILE.jsonl, not both")
+    if raw and not prompts and not prompts_file:
+        raise UserError("--raw: there is no --prompt to take so; add one, or leave it out")
     asked = prompts_given(prompts, prompts_file, raw) or [user_prompt(text) for text in DEFAULT_PROMPTS]
     options = GenerationOptions(max_tokens=choices["max_tokens"])
     model = load_for(bundle, choices["threads"], choices["verbose"])

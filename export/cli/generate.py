@@ -11,12 +11,15 @@ from rich.console import Console
 
 from ...runtime.decoding.schedules import SCHEDULES
 from ...runtime.errors import UserError
-from .run_options import load_for, prompts_given, run_options
+from .run_options import load_for, prompts_given, refuse_given, refuse_quiet_and_verbose, run_options
 from .tables.runtime import print_ending, print_prompt, print_statistics
 
 if TYPE_CHECKING:
     from ...runtime.decoding.generation import Generation
     from ...runtime.text.prompts import Prompt
+
+_OF_DRAFTING = ("--num-draft-tokens", "--schedule", "--confidence")
+_OF_SAMPLING = ("--top-k", "--top-p", "--seed")
 
 
 @click.command("generate")
@@ -56,6 +59,11 @@ def generate_command(
         raise UserError("expected either --prompt TEXT or --prompts FILE.jsonl" + (", not both" if prompts else ""))
     if system is not None and (raw or prompts_file):
         raise UserError("--system goes with the chat that --prompt makes; in a file, write it among the messages")
+    if choices["no_mtp"]:
+        refuse_given(*_OF_DRAFTING, because="--no-mtp drafts nothing; leave out one or the other")
+    if choices["temperature"] == 0:
+        refuse_given(*_OF_SAMPLING, because="nothing is sampled at --temperature 0; raise it, such as to 0.8")
+    refuse_quiet_and_verbose(choices["quiet"], choices["verbose"])
     options = GenerationOptions(
         max_tokens=choices["max_tokens"],
         sampling=SamplingOptions(choices["temperature"], choices["top_k"], choices["top_p"], choices["seed"]),

@@ -1,4 +1,4 @@
-"""What the commands that run a bundle have in common: options, prompts, loading."""
+"""What the commands have in common: which options were typed; and of those that run a bundle, prompts and loading."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from ...runtime.errors import UserError
 from ...runtime.native_output import show_litert
@@ -17,6 +18,27 @@ from ...runtime.text.prompts import Prompt, read_prompts, user_prompt
 
 if TYPE_CHECKING:
     from ...runtime.model import Model
+
+
+def refuse_given(*options: str, because: str) -> None:
+    """Refuse those of `options`, such as `--top-k`, that were typed for the command that runs; `because` says why.
+
+    Raises:
+        UserError: one of them was.
+    """
+    context = click.get_current_context()
+    names = {name: parameter.name or "" for parameter in context.command.params for name in parameter.opts}
+    left_alone = (None, ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
+    if given := [option for option in options if context.get_parameter_source(names[option]) not in left_alone]:
+        raise UserError(f"{' and '.join(given)}: {because}")
+
+
+def refuse_quiet_and_verbose(quiet: bool, verbose: bool) -> None:
+    """Raises:
+    UserError: both were asked for.
+    """
+    if quiet and verbose:
+        raise UserError("--quiet and --verbose: one says less, the other more; give one of them")
 
 
 def run_options(max_tokens: int) -> Callable[[Callable[..., None]], Callable[..., None]]:

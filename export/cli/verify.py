@@ -13,6 +13,7 @@ from rich.console import Console
 from ...runtime.errors import UserError
 from ...runtime.native_output import show_litert
 from ...runtime.text.prompts import DEFAULT_PROMPTS, read_prompts, user_prompt
+from .run_options import refuse_quiet_and_verbose
 
 _FAILED = 1
 
@@ -63,6 +64,9 @@ def verify_command(
     \b
     gemma-mtp-export verify out/ google/gemma-4-E2B-it google/gemma-4-E2B-it-assistant --html parity.html
     """
+    refuse_quiet_and_verbose(quiet, verbose)
+    if json_file is not None and json_file == html_file:
+        raise UserError(f"--json and --html: both would write {json_file}; give them different names")
     if verbose:
         click.get_current_context().with_resource(show_litert())
     from ...runtime.parity.verify import VerifyOptions

@@ -118,6 +118,35 @@ def test_help(command: str, run) -> None:
     assert f"Usage: gemma-mtp-export {command}" in output
 
 
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--verify-lengths", "4"), "--verify-lengths: 4 is what --num-draft-tokens asks for anyway"),
+        (("--verify-lengths", "2,2", "--num-draft-tokens", "2"), "--verify-lengths: 2 is what"),
+        (("-q", "-v"), "--quiet and --verbose: one says less, the other more"),
+    ],
+)
+def test_export_options_that_do_nothing_together(arguments: tuple[str, ...], reason: str, run, tmp_path: Path) -> None:
+    code, output, error = run("export", str(TARGET), str(DRAFTER), "-o", str(tmp_path / "out"), *arguments)
+    assert (code, output) == (2, "")
+    assert error.startswith(f"Error: {reason}")
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("-q", "-v"), "--quiet and --verbose: one says less"),
+        (("--json", "page", "--html", "page"), "--json and --html: both would write page"),
+    ],
+)
+def test_verify_options_that_do_nothing_together(arguments: tuple[str, ...], reason: str, run) -> None:
+    code, output, error = run("verify", "out", str(TARGET), str(DRAFTER), *arguments)
+    assert (code, output) == (2, "")
+    assert error.startswith(f"Error: {reason}")
+
+
 def test_mistyped_command_gets_a_suggestion(run) -> None:
     code, _, error = run("exprt")
     assert code == 2

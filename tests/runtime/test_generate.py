@@ -113,6 +113,12 @@ def test_benchmark_says_what_to_export(run: Command, small_int8: Path) -> None:
     assert [row["draft_tokens"] for row in json.loads(output)["draft_lengths"]] == [1, 2, 3, 4]
 
 
+def test_benchmark_refuses_raw_without_a_prompt(run: Command, small_int8: Path) -> None:
+    code, output, error = run("benchmark", small_int8, "--raw")
+    assert (code, output) == (2, "")
+    assert error == "Error: --raw: there is no --prompt to take so; add one, or leave it out\n"
+
+
 def test_running_a_bundle_imports_no_torch(small_int8: Path) -> None:
     code = (
         "import sys; sys.argv = ['x', 'generate', sys.argv[1], '--prompt', 'a', '--max-tokens', '1', '-q']\n"
@@ -133,12 +139,20 @@ def test_running_a_bundle_imports_no_torch(small_int8: Path) -> None:
         (("--prompts", "nowhere.jsonl"), "nowhere.jsonl: cannot be read"),
         (("--prompt", "a", "--system", "b", "--raw"), "--system goes with the chat"),
         (("--prompt", "a", "--temperature", "-1"), "--temperature: -1.0, expected 0"),
-        (("--prompt", "a", "--top-p", "0"), "--top-p: 0.0"),
+        (("--prompt", "a", "--temperature", "1", "--top-p", "0"), "--top-p: 0.0"),
         (("--prompt", "a", "--max-tokens", "0"), "--max-tokens: 0"),
         (("--prompt", "a", "--stop", ""), "--stop: the text is empty"),
         (("--prompt", "a", "--confidence", "2"), "--confidence: 2.0"),
         (("--prompt", "a", "--num-draft-tokens", "5"), "--num-draft-tokens: 5, but the bundle holds 1 to 4"),
         (("--prompt", "a", "--schedule", "lucky"), "'lucky' is not one of"),
+        (("--prompt", "a", "--no-mtp", "--confidence", "0"), "--confidence: --no-mtp drafts nothing"),
+        (
+            ("--prompt", "a", "--no-mtp", "--schedule", "constant", "--num-draft-tokens", "2"),
+            "--num-draft-tokens and --schedule: --no-mtp drafts nothing",
+        ),
+        (("--prompt", "a", "--seed", "0"), "--seed: nothing is sampled at --temperature 0"),
+        (("--prompt", "a", "--top-k", "4", "--top-p", "0.5"), "--top-k and --top-p: nothing is sampled"),
+        (("--prompt", "a", "-q"), "--quiet and --verbose: one says less"),
         (("--promt", "a"), "No such option '--promt'"),
         (("--prompt", "word " * CONTEXT), f"but the context holds {CONTEXT} with the answer"),
     ],
