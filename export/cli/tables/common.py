@@ -8,14 +8,9 @@ from collections.abc import Iterable
 from rich.table import Table
 from rich.text import Text
 
+from ....runtime.units import size
 
-def size(count: float) -> str:
-    """Bytes for people: 818.4 MB."""
-    for unit in ("B", "kB", "MB"):
-        if abs(count) < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.2f} GB"
+__all__ = ["draft_lengths", "pairs", "size", "stop_tokens"]
 
 
 def pairs(title: str, rows: Iterable[tuple[str, str]]) -> Table:
