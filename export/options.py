@@ -75,6 +75,11 @@ def resolve_options(
     for length in verify_lengths:
         if not 1 <= length <= _MAX_DRAFT_TOKENS:
             raise UserError(f"--verify-lengths: {length}, expected draft lengths of 1 to {_MAX_DRAFT_TOKENS}")
+    if verify_lengths and set(verify_lengths) == {draft_tokens}:
+        raise UserError(
+            f"--verify-lengths: {draft_tokens} is what --num-draft-tokens asks for anyway; name other lengths, or leave"
+            " it out"
+        )
     longest = config.max_position_embeddings
     context = context_length if context_length is not None else min(DEFAULT_CONTEXT_LENGTH, longest)
     shortest = SHORT_PREFILL + max(draft_tokens, *verify_lengths, 0) + 1

@@ -14,10 +14,12 @@ from typing import Any
 
 from ..runtime.bundle.loading import bundle_file_in
 from ..runtime.errors import UserError
+from ..runtime.native_output import quiet_imports
 from ..runtime.parity.oracle.oracle import Oracle
 from ..runtime.parity.report.report import Report
 from ..runtime.parity.verify import Progress, VerifyOptions, verify
 from ..runtime.text.prompts import DEFAULT_PROMPTS, user_prompt
+from ..runtime.units import size
 from .checkpoint.files import Checkpoint
 from .checkpoint.pair import Pair, open_pair
 
@@ -62,7 +64,8 @@ def open_oracle(pair: Pair) -> Oracle:
     Raises:
         UserError: transformers cannot read a configuration, or a tensor is missing.
     """
-    return Oracle(_transformers_config(pair.target), pair.target, _transformers_config(pair.drafter), pair.drafter)
+    with quiet_imports():
+        return Oracle(_transformers_config(pair.target), pair.target, _transformers_config(pair.drafter), pair.drafter)
 
 
 def memory_needed(bundle: Path, oracle: Oracle) -> int:
@@ -85,8 +88,8 @@ def check_memory(needed: int, limit: int) -> None:
     """
     if needed > limit:
         raise UserError(
-            f"--max-memory: about {needed / 1e9:.1f} GB are needed (the oracle's largest part, and the bundle),"
-            f" the limit is {limit / 1e9:.1f} GB; raise it, or use a machine with more"
+            f"--max-memory: about {size(needed)} are needed (the oracle's largest part, and the bundle),"
+            f" the limit is {size(limit)}; raise it, or use a machine with more"
         )
 
 

@@ -19,6 +19,7 @@ from .decoding.generation import Generation, GenerationOptions
 from .decoding.schedules import ConstantSchedule, Schedule, schedule_for
 from .decoding.session import Session
 from .decoding.statistics import Statistics
+from .native_output import quiet_litert
 from .text.chat_template import render_chat
 from .text.litertlm_template import Message
 from .text.prompts import Prompt
@@ -31,7 +32,8 @@ class Model:
 
     def __init__(self, bundle: OpenBundle, threads: int) -> None:
         self.bundle = bundle
-        self.engine = Engine(bundle, threads)
+        with quiet_litert():
+            self.engine = Engine(bundle, threads)
         self._session = Session(self.engine, bundle.rules.context_length)
 
     def stream(

@@ -11,14 +11,12 @@ from rich.console import Console
 
 from ...runtime.errors import UserError
 from ...runtime.text.prompts import DEFAULT_PROMPTS, user_prompt
-from .run_options import load_quietly, prompts_given, run_options
+from .run_options import load_for, prompts_given, run_options
 from .tables.runtime import print_benchmark
-
-_BENCHMARK_TOKENS = 128
 
 
 @click.command("benchmark")
-@run_options
+@run_options(max_tokens=128)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def benchmark_command(
     bundle: Path, prompts: tuple[str, ...], prompts_file: Path | None, raw: bool, as_json: bool, **choices: Any
@@ -32,9 +30,11 @@ def benchmark_command(
 
     if prompts and prompts_file:
         raise UserError("expected either --prompt TEXT or --prompts FILE.jsonl, not both")
+    if raw and not prompts and not prompts_file:
+        raise UserError("--raw: there is no --prompt to take so; add one, or leave it out")
     asked = prompts_given(prompts, prompts_file, raw) or [user_prompt(text) for text in DEFAULT_PROMPTS]
-    options = GenerationOptions(max_tokens=choices["max_tokens"] or _BENCHMARK_TOKENS)
-    model = load_quietly(bundle, choices["threads"], choices["verbose"])
+    options = GenerationOptions(max_tokens=choices["max_tokens"])
+    model = load_for(bundle, choices["threads"], choices["verbose"])
     with Console(stderr=True).status("measuring") as status:
         report = benchmark(model, asked, options, on_progress=lambda what: status.update(f"measuring: {what}"))
     if as_json:

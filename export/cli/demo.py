@@ -9,7 +9,6 @@ from typing import Any
 import click
 from rich.console import Console
 
-from ...runtime.native_output import silence_loggers, silence_native_stderr
 from .export_options import export_options, run_export
 
 
@@ -44,8 +43,6 @@ def demo_command(out: Path | None, prompt: str | None, quiet: bool, **choices: A
         )
         comparison = compare(bundle, prompt or DEMO_PROMPT)
         print_comparison(comparison, console)
-        silence_native_stderr()
-        silence_loggers()
         with show_stages(Console(quiet=quiet)) as on_progress:
             report = parity(bundle, on_progress)
         print_summary(report, console)

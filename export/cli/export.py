@@ -25,6 +25,13 @@ def export_command(target: str, drafter: str, out: Path, quiet: bool, **choices:
     \b
     gemma-mtp-export export google/gemma-4-E2B-it google/gemma-4-E2B-it-assistant -o out/
     """
+    from ...runtime.bundle.inspection import inspect_bundle
+    from .tables.export import next_commands, print_export_summary
+
     console = Console(stderr=True)
     bundle = run_export(target, drafter, out, console, quiet, **choices)
+    if not quiet:
+        inspection = inspect_bundle(bundle)
+        commands = next_commands(out, target, drafter)
+        print_export_summary(inspection, commands, console, inspection.template_verdict)
     click.echo(str(bundle))

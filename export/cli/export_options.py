@@ -17,6 +17,7 @@ from ..options import (
     DEFAULT_PREFILL_LENGTHS,
     SHORT_PREFILL,
 )
+from .run_options import refuse_quiet_and_verbose
 
 
 def _lengths(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
@@ -111,6 +112,7 @@ def run_export(
     from ..progress import Reporter
     from .tables.export import options_table
 
+    refuse_quiet_and_verbose(quiet, verbose)
     pair = open_pair(target, drafter)
     options = resolve_options(
         pair.target_config,

@@ -9,8 +9,6 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from ...runtime.native_output import silence_loggers
-
 
 @click.command("fp16-range")
 @click.argument("target")
@@ -28,7 +26,6 @@ def fp16_range_command(target: str, drafter: str, prompts: Path, as_json: bool) 
     \b
     gemma-mtp-export fp16-range google/gemma-4-E2B-it google/gemma-4-E2B-it-assistant --prompts prompts.jsonl
     """
-    silence_loggers()
     from ...runtime.parity.fp16_range import fp16_range
     from ..checkpoint.pair import open_pair
     from ..parity import open_oracle

@@ -11,16 +11,27 @@ from rich.console import Console
 
 from ...runtime.decoding.schedules import SCHEDULES
 from ...runtime.errors import UserError
-from .run_options import load_quietly, prompts_given, run_options, template_options, template_variables
-from .tables.runtime import print_statistics
+from .run_options import (
+    load_for,
+    prompts_given,
+    refuse_given,
+    refuse_quiet_and_verbose,
+    run_options,
+    template_options,
+    template_variables,
+)
+from .tables.runtime import print_ending, print_prompt, print_statistics
 
 if TYPE_CHECKING:
     from ...runtime.decoding.generation import Generation
-    from ...runtime.decoding.statistics import Statistics
+    from ...runtime.text.prompts import Prompt
+
+_OF_DRAFTING = ("--num-draft-tokens", "--schedule", "--confidence")
+_OF_SAMPLING = ("--top-k", "--top-p", "--seed")
 
 
 @click.command("generate")
-@run_options
+@run_options(max_tokens=512)
 @click.option("--system", metavar="TEXT", help="System message of the chat that --prompt makes.")
 @template_options
 @click.option("--temperature", type=float, default=0.0, show_default=True, help="0 is greedy.")
@@ -33,12 +44,17 @@ if TYPE_CHECKING:
 @click.option("--schedule", type=click.Choice(SCHEDULES), default="constant", show_default=True,
               help="heuristic: 2 more after a round with all drafts accepted, 1 fewer after others.")  # fmt: skip
 @click.option("--confidence", type=float, default=0.0, help="Stop drafting below this probability of the best token.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per answer, and one for all.")
-@click.option("-q", "--quiet", is_flag=True, help="Print answers only, no numbers.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print a JSON object for each prompt and its answer, and one for all."
+)
+@click.option("-q", "--quiet", is_flag=True, help="Print answers only: no prompts, no numbers.")
 def generate_command(
     bundle: Path, prompts: tuple[str, ...], prompts_file: Path | None, system: str | None, raw: bool, **choices: Any
 ) -> None:
     """Run BUNDLE (a .litertlm file, or an export's folder) on LiteRT's CPU, with MTP.
+
+    Answers go to standard output, everything else to standard error: numbers, and with several prompts each one before
+    its answer.
 
     \b
     gemma-mtp-export generate out/model.litertlm --prompt "Why is the sky blue?"
@@ -58,6 +74,11 @@ def generate_command(
             "--tools, --thinking and --template-variable go with the chat that --prompt makes; in a file, write tools,"
             " enable_thinking or chat_template_kwargs"
         )
+    if choices["no_mtp"]:
+        refuse_given(*_OF_DRAFTING, because="--no-mtp drafts nothing; leave out one or the other")
+    if choices["temperature"] == 0:
+        refuse_given(*_OF_SAMPLING, because="nothing is sampled at --temperature 0; raise it, such as to 0.8")
+    refuse_quiet_and_verbose(choices["quiet"], choices["verbose"])
     options = GenerationOptions(
         max_tokens=choices["max_tokens"],
         sampling=SamplingOptions(choices["temperature"], choices["top_k"], choices["top_p"], choices["seed"]),
@@ -68,31 +89,37 @@ def generate_command(
         confidence=choices["confidence"],
     )
     asked = prompts_given(prompts, prompts_file, raw)
-    model = load_quietly(bundle, choices["threads"], choices["verbose"])
+    model = load_for(bundle, choices["threads"], choices["verbose"])
     conversation = None if prompts_file or raw else Conversation(model, options, system, **variables)
-    total = Statistics()
+    total, messages = Statistics(), Console(stderr=True)
     for prompt in asked:
         answer = conversation.stream(prompt.last_message) if conversation else model.stream_prompt(prompt, options)
-        _print_answer(answer, total, as_json=choices["as_json"], quiet=choices["quiet"])
+        if choices["as_json"]:
+            _print_json(prompt, answer)
+        else:
+            if len(asked) > 1 and not choices["quiet"]:
+                print_prompt(prompt.asked, messages)
+            _print_answer(answer)
+            if not choices["quiet"]:
+                print_ending(answer, messages)
+        total.merge(answer.statistics)
     if choices["as_json"]:
         click.echo(json.dumps({"answers": len(asked), "statistics": total.as_dict()}))
     elif not choices["quiet"]:
-        print_statistics(total, Console(stderr=True))
+        print_statistics(total, messages)
 
 
-def _print_answer(answer: Generation, total: Statistics, *, as_json: bool, quiet: bool) -> None:
-    """Text as it comes, or one JSON object when it is whole; the answer's counts are added to `total`."""
+def _print_answer(answer: Generation) -> None:
+    """Text as it comes."""
     try:
         for piece in answer:
-            if not as_json:
-                click.echo(piece, nl=False)
+            click.echo(piece, nl=False)
     except KeyboardInterrupt:
         click.echo()
         raise UserError("interrupted; the text above is incomplete") from None
-    total.merge(answer.statistics)
-    if as_json:
-        click.echo(json.dumps(answer.as_dict()))
-        return
     click.echo()
-    if not quiet and answer.finish_reason == "context":
-        click.echo("(the context is full)", err=True)
+
+
+def _print_json(prompt: Prompt, answer: Generation) -> None:
+    """One JSON object when the answer is whole."""
+    click.echo(json.dumps({"prompt": prompt.asked, **answer.finish().as_dict()}))

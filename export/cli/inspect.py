@@ -20,7 +20,10 @@ from ..options import BACKENDS
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object with every tensor and operator.")
 def inspect_command(bundle: Path, backend: str, as_json: bool) -> None:
-    """Show what BUNDLE, a .litertlm file from here or elsewhere, holds and whether MTP can run."""
+    """Show what BUNDLE holds and whether MTP can run.
+
+    BUNDLE is a .litertlm file, from here or elsewhere, or an export's folder.
+    """
     from ...runtime.bundle.inspection import inspect_bundle
     from ...runtime.gpu.report import gpu_report
     from .tables.gpu import print_gpu_report

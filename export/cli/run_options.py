@@ -1,25 +1,53 @@
-"""What the commands that run a bundle have in common: options, prompts, loading."""
+"""What the commands have in common: which options were typed; and of those that run a bundle, prompts and loading."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from ...runtime.errors import UserError
-from ...runtime.native_output import silence_native_stderr
+from ...runtime.native_output import show_litert
 from ...runtime.text.prompts import Prompt, read_prompts, read_tools, user_prompt
 
 if TYPE_CHECKING:
     from ...runtime.model import Model
 
 
-def run_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Options of every command that runs a bundle."""
+def refuse_given(*options: str, because: str) -> None:
+    """Refuse those of `options`, such as `--top-k`, that were typed for the command that runs; `because` says why.
+
+    Raises:
+        UserError: one of them was.
+    """
+    context = click.get_current_context()
+    names = {name: parameter.name or "" for parameter in context.command.params for name in parameter.opts}
+    left_alone = (None, ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
+    if given := [option for option in options if context.get_parameter_source(names[option]) not in left_alone]:
+        raise UserError(f"{' and '.join(given)}: {because}")
+
+
+def refuse_quiet_and_verbose(quiet: bool, verbose: bool) -> None:
+    """Raises:
+    UserError: both were asked for.
+    """
+    if quiet and verbose:
+        raise UserError("--quiet and --verbose: one says less, the other more; give one of them")
+
+
+def run_options(max_tokens: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Options of every command that runs a bundle; answers end after `max_tokens` by default."""
+    return partial(_add_options, max_tokens)
+
+
+def _add_options(max_tokens: int, command: Callable[..., None]) -> Callable[..., None]:
     for decorate in reversed(
         [
             click.argument("bundle", type=click.Path(path_type=Path)),
@@ -32,7 +60,10 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
                 help='One {"prompt": ...}, {"messages": [...]} or {"text": ...} a line, each answered on its own.',
             ),
             click.option("--raw", is_flag=True, help="Take --prompt as the model reads it, without chat template."),
-            click.option("--max-tokens", type=int, metavar="N", help="End an answer after N tokens."),
+            click.option(
+                "--max-tokens", type=int, default=max_tokens, show_default=True, metavar="N",
+                help="End an answer after N tokens, if nothing else ended it.",
+            ),
             click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: all cores, at most 4]"),
             click.option("-v", "--verbose", is_flag=True, help="Show LiteRT's own messages."),
         ]
@@ -94,10 +125,9 @@ def prompts_given(prompts: tuple[str, ...], prompts_file: Path | None, raw: bool
     return [Prompt(text=text) if raw else user_prompt(text) for text in texts]
 
 
-def load_quietly(bundle: Path, threads: int | None, verbose: bool) -> Model:
+def load_for(bundle: Path, threads: int | None, verbose: bool) -> Model:
     """The bundle, compiled; LiteRT's own messages only where `verbose`."""
-    if not verbose:
-        silence_native_stderr()
     from ...runtime.model import load
 
-    return load(bundle, threads)
+    with show_litert() if verbose else nullcontext():
+        return load(bundle, threads)

@@ -11,8 +11,9 @@ import click
 from rich.console import Console
 
 from ...runtime.errors import UserError
-from ...runtime.native_output import silence_loggers, silence_native_stderr
+from ...runtime.native_output import show_litert
 from ...runtime.text.prompts import DEFAULT_PROMPTS, read_prompts, user_prompt
+from .run_options import refuse_quiet_and_verbose
 
 _FAILED = 1
 
@@ -63,9 +64,11 @@ def verify_command(
     \b
     gemma-mtp-export verify out/ google/gemma-4-E2B-it google/gemma-4-E2B-it-assistant --html parity.html
     """
-    if not verbose:
-        silence_native_stderr()
-        silence_loggers()
+    refuse_quiet_and_verbose(quiet, verbose)
+    if json_file is not None and json_file == html_file:
+        raise UserError(f"--json and --html: both would write {json_file}; give them different names")
+    if verbose:
+        click.get_current_context().with_resource(show_litert())
     from ...runtime.parity.verify import VerifyOptions
     from ..parity import parse_size, verify_bundle
     from .tables.parity import print_report, show_stages

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..text.tokenizer import read_tokenizer
 from .container import BundleFile
+from .loading import bundle_file_in
 from .model_file import ModelInfo, SignatureInfo, dtype_size, read_model
 from .names import EMBEDDER, MTP_DRAFTER, PREFILL_DECODE, TEMPLATE_NOTE
 
@@ -68,6 +70,27 @@ class Inspection:
             total += elements
         return total
 
+    def stop_texts(self) -> dict[str, str]:
+        """Every stop token's ids, as `1` or `1 2`, and its text by the bundle's tokenizer.
+
+        Raises:
+            UserError: the tokenizer cannot be read.
+        """
+        metadata, found = self.bundle.llm_metadata, self.bundle.tokenizer()
+        if metadata is None or found is None:
+            return {}
+        tokenizer = read_tokenizer(*found, str(self.bundle.path))
+        texts: dict[str, str] = {}
+        for stop in metadata.stop_tokens:
+            ids = list(stop.token_ids.ids) or tokenizer.encode(stop.token_str)
+            texts[" ".join(map(str, ids))] = tokenizer.decode(ids)
+        return texts
+
+    @property
+    def template_verdict(self) -> str | None:
+        """What the export says of the chat template; None in bundles of other makers."""
+        return self.bundle.system_metadata.get(TEMPLATE_NOTE)
+
     def problems(self) -> list[str]:
         """Why LiteRT-LM would not run this bundle with MTP, one line each; empty if nothing was found."""
         needed = (PREFILL_DECODE, EMBEDDER, MTP_DRAFTER)
@@ -119,7 +142,7 @@ class Inspection:
             if metadata
             else [],
             "chat_template": bool(metadata.jinja_prompt_template) if metadata else False,
-            "chat_template_verdict": self.bundle.system_metadata.get(TEMPLATE_NOTE),
+            "chat_template_verdict": self.template_verdict,
             "min_runtime_version": metadata.min_runtime_version if metadata else None,
             "speculative_decoding": {
                 "draft_tokens": self.draft_tokens,
@@ -137,14 +160,14 @@ class Inspection:
 
 
 def inspect_bundle(path: Path) -> Inspection:
-    """Read what `path`, a .litertlm file, holds.
+    """Read what `path`, a .litertlm file or the folder of one, holds.
 
     Raises:
-        UserError: not a readable bundle.
+        UserError: not a readable bundle, or a folder without one.
     """
-    bundle = BundleFile(path)
+    bundle = BundleFile(bundle_file_in(path))
     models = {
-        name: read_model(bundle.content(section), f"{path} ({name})")
+        name: read_model(bundle.content(section), f"{bundle.path} ({name})")
         for name, section in bundle.model_sections().items()
     }
     return Inspection(bundle, models)

@@ -85,7 +85,7 @@ def bundle_file_in(path: Path) -> Path:
     found = sorted(path.glob("*.litertlm"))
     if len(found) != 1:
         count = f"{len(found)} .litertlm files" if found else "no .litertlm file"
-        raise UserError(f"{path}: {count}; expected one, for the tokenizer, stop tokens and context length")
+        raise UserError(f"{path}: {count}; expected an export's folder, with one in it, or name the file itself")
     return found[0]
 
 

@@ -6,6 +6,7 @@ are handed from signature to signature and never read or written here.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from ..bundle.loading import ModelSource
 from ..bundle.model_file import SignatureInfo
 from ..bundle.names import is_cache
 from ..errors import UserError
+from ..native_output import quiet_litert
 
 Caches = dict[str, TensorBuffer]
 # XNNPACK's name (kInMemoryCachePath) for a weight cache in memory, which all signatures of a model share. Without one
@@ -24,7 +26,13 @@ Caches = dict[str, TensorBuffer]
 _SHARED_PACKED_WEIGHTS = ":memory"
 
 
-def compile_model(source: ModelSource, environment: Environment, threads: int) -> CompiledModel:
+@functools.cache
+def shared_environment() -> Environment:
+    """LiteRT's environment, one for the process: it looks for accelerators, and reports its end when it is released."""
+    return Environment.create()
+
+
+def compile_model(source: ModelSource, threads: int) -> CompiledModel:
     """Compile for the CPU on `threads` threads.
 
     A file is memory-mapped by LiteRT. A section is copied into memory once, as LiteRT's Python interface takes a
@@ -35,12 +43,15 @@ def compile_model(source: ModelSource, environment: Environment, threads: int) -
     """
     cpu = CpuOptions(num_threads=threads, xnnpack_weight_cache_path=_SHARED_PACKED_WEIGHTS)
     options = Options(cpu_options=cpu)
-    try:
-        if source.path is not None:
-            return CompiledModel.from_file(str(source.path), environment=environment, options=options)
-        return CompiledModel.from_buffer(source.copy(), environment=environment, options=options)
-    except RuntimeError as error:
-        raise UserError(f"{source.where}: LiteRT cannot load the model ({error}); export it again") from error
+    environment = shared_environment()
+    with quiet_litert() as output:
+        try:
+            if source.path is not None:
+                return CompiledModel.from_file(str(source.path), environment=environment, options=options)
+            return CompiledModel.from_buffer(source.copy(), environment=environment, options=options)
+        except RuntimeError as error:
+            reason = "; ".join(filter(None, (str(error).splitlines()[0], output.reason())))
+            raise UserError(f"{source.where}: LiteRT cannot load the model ({reason}); export it again") from error
 
 
 class Graph:

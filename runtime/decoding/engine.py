@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from ai_edge_litert.environment import Environment
 
 from ..bundle.contract import StepSignature
 from ..bundle.loading import OpenBundle
@@ -50,10 +49,9 @@ class Engine:
         """
         self.contract = contract = bundle.contract
         self.clock = Stopwatch()
-        environment = Environment.create()
         models = {
             # A lookup is too short to share among threads.
-            name: compile_model(source, environment, 1 if name.endswith(EMBEDDER) else threads)
+            name: compile_model(source, 1 if name.endswith(EMBEDDER) else threads)
             for name, source in bundle.models.items()
         }
         target = models[PREFILL_DECODE]

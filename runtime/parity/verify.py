@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from ..decoding.generation import GenerationOptions
 from ..errors import UserError
 from ..model import Model, default_threads
 from ..text.prompts import Prompt
+from .about import about_probe, about_run, about_texts
 from .oracle.oracle import Oracle
 from .report.report import Report, Stage, Verdict
 from .report.thresholds import Thresholds, read_thresholds, weight_format
@@ -40,7 +40,6 @@ STAGES = (
     "generation",
     "stock LiteRT-LM",
 )
-_PACKAGES = ("ai-edge-litert", "litert-lm", "torch", "transformers")
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ def verify(bundle: Path, oracle: Oracle, options: VerifyOptions, on_progress: Pr
     inspection = inspect_bundle(file)
     stored = inspection.models[PREFILL_DECODE].constant_bytes if PREFILL_DECODE in inspection.models else {}
     name, limits = read_thresholds(options.recipe_thresholds, weight_format(stored), str(bundle))
-    about = _about(file, oracle, options, name, asdict(limits))
+    about = about_run(file, oracle.bytes_needed, options, {"name": name, **asdict(limits)})
     stages = _Stages(on_progress)
     opened = None
     with stages.run("contract") as stage:
@@ -109,9 +108,8 @@ def verify(bundle: Path, oracle: Oracle, options: VerifyOptions, on_progress: Pr
         for other in STAGES[1:]:
             stages.by_name[other].skip("everything", "the contract does not hold")
     else:
-        about["probe"] = _compare(
-            stages, file, Model(opened, options.threads or default_threads()), oracle, options, limits
-        )
+        model = Model(opened, options.threads or default_threads())
+        about |= _compare(stages, file, model, oracle, options, limits)
     return Report(about, tuple(stages.by_name.values()))
 
 
@@ -145,8 +143,8 @@ class _Stages:
 
 def _compare(
     stages: _Stages, file: Path, model: Model, oracle: Oracle, options: VerifyOptions, limits: Thresholds
-) -> dict[str, str]:
-    """All stages after the contract; the slots that were looked at, and why."""
+) -> dict[str, Any]:
+    """All stages after the contract; what the report says of texts and slots that were looked at."""
     rules = model.bundle.rules
     texts = [model.text_of(prompt) for prompt in options.prompts]
     answers: list[Answer] = []
@@ -186,7 +184,7 @@ def _compare(
             stock_stage(stage, file, bare, answers, options.max_tokens, options.threads or default_threads())
         else:
             stage.skip("everything", "--no-stock")
-    return {str(slot): why for slot, why in probe.slots.items()}
+    return {"answers": about_texts(options.prompts, answers), **about_probe(probe)}
 
 
 def _answer(model: Model, oracle: Oracle, text: str, max_tokens: int) -> tuple[Answer, list[int]]:
@@ -198,17 +196,3 @@ def _answer(model: Model, oracle: Oracle, text: str, max_tokens: int) -> tuple[A
     tokens = [*prompt, *with_mtp.tokens]
     truth = oracle.run(tokens, range(len(prompt) - 1, len(tokens) - 1))
     return Answer(prompt, with_mtp, truth), without.tokens
-
-
-def _about(
-    file: Path, oracle: Oracle, options: VerifyOptions, limits_name: str, limits: dict[str, float]
-) -> dict[str, Any]:
-    return {
-        "bundle": file.name,
-        "oracle": "transformers' Gemma4ForCausalLM and Gemma4AssistantForCausalLM, float32, read layer by layer",
-        "oracle_bytes": oracle.bytes_needed,
-        "prompts": len(options.prompts),
-        "max_tokens": options.max_tokens,
-        "limits": {"name": limits_name, **limits},
-        "packages": {package: version(package) for package in _PACKAGES},
-    }

@@ -45,6 +45,11 @@ class Prompt:
             return "".join(part.get("text", "") for part in content)
         return content or ""
 
+    @property
+    def asked(self) -> str:
+        """What tells this prompt from others: the chat's last message, or the text."""
+        return str(self.last_message) if self.text is None else self.text
+
 
 def user_prompt(message: str) -> Prompt:
     """A chat of one message."""

@@ -24,7 +24,6 @@ from gemma_mtp.export.progress import Reporter
 from gemma_mtp.runtime.decoding.generation import GenerationOptions
 from gemma_mtp.runtime.decoding.statistics import Statistics
 from gemma_mtp.runtime.model import Model, load
-from gemma_mtp.runtime.native_output import silence_native_stderr
 from gemma_mtp.runtime.stock import run_stock
 from tests.small_pair.corpus import held_out_documents
 
@@ -121,7 +120,6 @@ def export_small(out: Path, console: Console) -> Path:
 @click.option("--threads", default=2, show_default=True)
 def main(bundles: tuple[Path, ...], prompts: int, new_tokens: int, repetitions: int, threads: int) -> None:
     """Compare the runtimes on the shipped pair and on BUNDLES (.litertlm files with their export's other files)."""
-    silence_native_stderr()
     console, figures = Console(), {}
     with tempfile.TemporaryDirectory(prefix="gemma-mtp-benchmark-") as folder:
         small = export_small(Path(folder, "small"), console)

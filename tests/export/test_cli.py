@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from gemma_mtp.export.cli.tables.export import next_commands, print_export_summary
+from gemma_mtp.runtime.bundle.inspection import inspect_bundle
 from tests.conftest import CONTEXT, DRAFTER, PREFILL, TARGET, Exports
 
 
@@ -28,6 +32,21 @@ def test_export_says_what_it_does_and_prints_the_bundle(
     assert output.strip() == str(tmp_path / "out" / "model.litertlm")
     for said in ("16 of 128 clusters", f"{CONTEXT} tokens", "8, 32", "Tracing graphs", "Writing mtp_drafter: done"):
         assert said in error
+    summary = error[error.index("Packing the bundle: done") :]
+    for said in ("prefill_decode", "float32", "tokenizer", "whole bundle", "MB", '1 "<eos>"', '5 "<turn|>"'):
+        assert said in summary
+    for verb in ("inspect", "generate", "benchmark"):
+        assert f"\n  gemma-mtp-export {verb} {tmp_path / 'out'}" in summary
+    assert f"\n  gemma-mtp-export verify {tmp_path / 'out'} {TARGET} {DRAFTER}\n" in summary
+
+
+def test_summary_shows_the_template_s_verdict_and_quotes_what_to_type(small_int8: Path) -> None:
+    console = Console(file=io.StringIO(), width=120)
+    commands = next_commands(Path("my out"), "some/target", "some/drafter", ("--adapter", "a b"))
+    with console.capture() as captured:
+        print_export_summary(inspect_bundle(small_int8), commands, console, template="renders as in transformers")
+    assert "renders as in transformers" in captured.get()
+    assert "gemma-mtp-export verify 'my out' some/target some/drafter --adapter 'a b'\n" in captured.get()
 
 
 def test_quiet_export_prints_only_the_bundle(run, small_fp32: Path, exports: Exports, tmp_path: Path) -> None:
@@ -68,6 +87,15 @@ def test_inspect_shows_what_matters_before_shipping(run, small_int8: Path) -> No
         assert said in output
 
 
+def test_inspect_takes_an_export_s_folder(run, small_int8: Path, tmp_path: Path) -> None:
+    assert run("inspect", str(small_int8)) == run("inspect", str(small_int8 / "model.litertlm"))
+    code, output, error = run("inspect", str(tmp_path))
+    assert (code, output) == (2, "")
+    assert error == f"Error: {tmp_path}: no .litertlm file; expected an export's folder, with one in it," + (
+        " or name the file itself\n"
+    )
+
+
 def test_inspect_as_json(run, small_int8: Path) -> None:
     code, output, _ = run("inspect", str(small_int8 / "model.litertlm"), "--json")
     about = json.loads(output)
@@ -88,6 +116,35 @@ def test_help(command: str, run) -> None:
     code, output, _ = run(command, "--help")
     assert code == 0
     assert f"Usage: gemma-mtp-export {command}" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--verify-lengths", "4"), "--verify-lengths: 4 is what --num-draft-tokens asks for anyway"),
+        (("--verify-lengths", "2,2", "--num-draft-tokens", "2"), "--verify-lengths: 2 is what"),
+        (("-q", "-v"), "--quiet and --verbose: one says less, the other more"),
+    ],
+)
+def test_export_options_that_do_nothing_together(arguments: tuple[str, ...], reason: str, run, tmp_path: Path) -> None:
+    code, output, error = run("export", str(TARGET), str(DRAFTER), "-o", str(tmp_path / "out"), *arguments)
+    assert (code, output) == (2, "")
+    assert error.startswith(f"Error: {reason}")
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("-q", "-v"), "--quiet and --verbose: one says less"),
+        (("--json", "page", "--html", "page"), "--json and --html: both would write page"),
+    ],
+)
+def test_verify_options_that_do_nothing_together(arguments: tuple[str, ...], reason: str, run) -> None:
+    code, output, error = run("verify", "out", str(TARGET), str(DRAFTER), *arguments)
+    assert (code, output) == (2, "")
+    assert error.startswith(f"Error: {reason}")
 
 
 def test_mistyped_command_gets_a_suggestion(run) -> None:

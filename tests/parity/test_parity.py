@@ -38,11 +38,8 @@ Command = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def check(run) -> Command:
-    """Runs `verify` in this process, where torch is loaded already; exit code, standard output and standard error.
-
-    With -v, as it would silence this process's own standard error to its end.
-    """
-    return lambda *arguments: run("verify", *map(str, arguments), "-v")
+    """Runs `verify` in this process, where torch is loaded already; exit code, standard output and standard error."""
+    return lambda *arguments: run("verify", *map(str, arguments))
 
 
 @pytest.fixture(scope="module")

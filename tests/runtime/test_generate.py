@@ -60,6 +60,7 @@ def test_turns_and_json(run: Command, small_int8: Path, model: Model) -> None:
     assert code == 0
     first, second, total = map(json.loads, output.splitlines())
     assert second["statistics"]["reused_tokens"] >= first["statistics"]["prompt_tokens"]
+    assert [first["prompt"], second["prompt"]] == ["def area(self):", "class A:"]
     assert total["answers"] == 2
     assert total["statistics"]["generated_tokens"] == len(first["tokens"]) + len(second["tokens"])
     assert model.bundle.tokenizer.decode(first["tokens"]) == first["text"]
@@ -77,6 +78,31 @@ def test_prompts_file_and_sampling(run: Command, small_int8: Path, model: Model,
     assert (code, output) == (0, "".join(answer.text + "\n" for answer in answers))
 
 
+def test_several_prompts_stand_before_their_answers(run: Command, small_int8: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "class A:"}]
+    asked = [{"text": "import os\n"}, {"messages": chat}, {"prompt": "return " * 60}]
+    prompts.write_text("".join(json.dumps(prompt) + "\n" for prompt in asked))
+    code, answers, error = run("generate", small_int8, "--prompts", prompts, "--max-tokens", 3)
+    assert code == 0
+    stopped = "(stopped after 3 tokens; --max-tokens N for more)"
+    shown = [line for line in error.splitlines() if line.startswith((">", "("))]
+    long = f"> {('return ' * 60)[:400]}... (420 characters)"
+    assert shown == ["> import os", stopped, "> class A:", stopped, long, stopped]
+    assert run("generate", small_int8, "--prompts", prompts, "--max-tokens", 3, "-q") == (0, answers, "")
+
+
+def test_a_single_answer_that_ended_by_itself_stands_alone(run: Command, small_int8: Path) -> None:
+    code, _, error = run("generate", small_int8, "--prompt", "def area(self):", "--stop", "self")
+    assert code == 0
+    assert not [line for line in error.splitlines() if line.startswith((">", "("))]
+
+
+def test_answers_have_a_limit_by_default(run: Command) -> None:
+    _, output, _ = run("generate", "--help")
+    assert "[default: 512]" in output
+
+
 def test_benchmark_says_what_to_export(run: Command, small_int8: Path) -> None:
     arguments = ["benchmark", small_int8, "--prompt", "def area(self):", "--max-tokens", 12]
     code, output, _ = run(*arguments)
@@ -87,10 +113,16 @@ def test_benchmark_says_what_to_export(run: Command, small_int8: Path) -> None:
     assert [row["draft_tokens"] for row in json.loads(output)["draft_lengths"]] == [1, 2, 3, 4]
 
 
+def test_benchmark_refuses_raw_without_a_prompt(run: Command, small_int8: Path) -> None:
+    code, output, error = run("benchmark", small_int8, "--raw")
+    assert (code, output) == (2, "")
+    assert error == "Error: --raw: there is no --prompt to take so; add one, or leave it out\n"
+
+
 def test_running_a_bundle_imports_no_torch(small_int8: Path) -> None:
     code = (
         "import sys; sys.argv = ['x', 'generate', sys.argv[1], '--prompt', 'a', '--max-tokens', '1', '-q']\n"
-        "from gemma_mtp.export import cli\n"
+        "from gemma_mtp.export.cli import main as cli\n"
         "try: cli.main()\n"
         "except SystemExit as done: assert done.code == 0\n"
         "heavy = {'torch', 'transformers', 'tensorflow', 'litert_torch'} & set(sys.modules)\n"
@@ -107,12 +139,20 @@ def test_running_a_bundle_imports_no_torch(small_int8: Path) -> None:
         (("--prompts", "nowhere.jsonl"), "nowhere.jsonl: cannot be read"),
         (("--prompt", "a", "--system", "b", "--raw"), "--system goes with the chat"),
         (("--prompt", "a", "--temperature", "-1"), "--temperature: -1.0, expected 0"),
-        (("--prompt", "a", "--top-p", "0"), "--top-p: 0.0"),
+        (("--prompt", "a", "--temperature", "1", "--top-p", "0"), "--top-p: 0.0"),
         (("--prompt", "a", "--max-tokens", "0"), "--max-tokens: 0"),
         (("--prompt", "a", "--stop", ""), "--stop: the text is empty"),
         (("--prompt", "a", "--confidence", "2"), "--confidence: 2.0"),
         (("--prompt", "a", "--num-draft-tokens", "5"), "--num-draft-tokens: 5, but the bundle holds 1 to 4"),
         (("--prompt", "a", "--schedule", "lucky"), "'lucky' is not one of"),
+        (("--prompt", "a", "--no-mtp", "--confidence", "0"), "--confidence: --no-mtp drafts nothing"),
+        (
+            ("--prompt", "a", "--no-mtp", "--schedule", "constant", "--num-draft-tokens", "2"),
+            "--num-draft-tokens and --schedule: --no-mtp drafts nothing",
+        ),
+        (("--prompt", "a", "--seed", "0"), "--seed: nothing is sampled at --temperature 0"),
+        (("--prompt", "a", "--top-k", "4", "--top-p", "0.5"), "--top-k and --top-p: nothing is sampled"),
+        (("--prompt", "a", "-q", "-v"), "--quiet and --verbose: one says less"),
         (("--promt", "a"), "No such option '--promt'"),
         (("--prompt", "word " * CONTEXT), f"but the context holds {CONTEXT} with the answer"),
     ],
@@ -123,7 +163,7 @@ def test_options_that_make_no_sense(
 ) -> None:
     from gemma_mtp.export.cli import main as cli
 
-    monkeypatch.setattr(sys, "argv", ["gemma-mtp-export", "generate", str(small_int8), *arguments, "-v"])
+    monkeypatch.setattr(sys, "argv", ["gemma-mtp-export", "generate", str(small_int8), *arguments])
     with pytest.raises(SystemExit) as stopped:
         cli.main()
     error = capsys.readouterr().err

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 
 from rich.table import Table
 from rich.text import Text
 
+from ....runtime.units import size
 
-def size(count: float) -> str:
-    """Bytes for people: 818.4 MB."""
-    for unit in ("B", "kB", "MB"):
-        if abs(count) < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.2f} GB"
+__all__ = ["draft_lengths", "pairs", "size", "stop_tokens"]
 
 
 def pairs(title: str, rows: Iterable[tuple[str, str]]) -> Table:
@@ -23,6 +19,11 @@ def pairs(title: str, rows: Iterable[tuple[str, str]]) -> Table:
     for name, value in rows:
         table.add_row(name, Text(value, overflow="fold"))
     return table
+
+
+def stop_tokens(texts: dict[str, str]) -> str:
+    """Ids and texts of stop tokens: 1 "<eos>", 106 "<turn|>"."""
+    return ", ".join(f"{ids} {json.dumps(text, ensure_ascii=False)}" for ids, text in texts.items()) or "none"
 
 
 def draft_lengths(stock: int, further: Iterable[int]) -> str:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from .common import draft_lengths, pairs
+from .common import draft_lengths, pairs, size, stop_tokens
 
 if TYPE_CHECKING:
+    from ....runtime.bundle.inspection import Inspection
     from ...checkpoint.pair import Pair
     from ...options import ExportOptions
+
+# Of a model's largest kind of weights, what is shown beside it.
+_COUNTS = 0.01
 
 
 def options_table(pair: Pair, options: ExportOptions, out: Path) -> Table:
@@ -30,3 +38,49 @@ def options_table(pair: Pair, options: ExportOptions, out: Path) -> Table:
             ("out", str(out)),
         ],
     )
+
+
+def print_export_summary(
+    inspection: Inspection, commands: Sequence[Sequence[str]], console: Console, template: str | None = None
+) -> None:
+    """What became of an export: sizes, where answers end, the chat template's verdict, and what to type next.
+
+    Args:
+        inspection: the finished bundle.
+        commands: arguments of what to type next, see `next_commands`.
+        console: where to print.
+        template: what is known of the chat template, in one line.
+    """
+    bundle = inspection.bundle
+    table = Table("part", "size", "weights", title="Bundle", title_justify="left", title_style="bold", show_footer=True)
+    table.columns[0].footer, table.columns[1].footer = "whole bundle", size(bundle.path.stat().st_size)
+    for section in bundle.sections:
+        name = section.model_type or section.kind
+        model = inspection.models.get(section.model_type or "")
+        stored = _weights(model.constant_bytes) if model else ""
+        table.add_row("tokenizer" if "Tokenizer" in name else name, size(section.size), stored)
+    console.print(table)
+    rows = [("stop tokens", stop_tokens(inspection.stop_texts()))]
+    if template is not None:
+        rows.append(("chat template", template))
+    console.print(pairs("Text", rows))
+    console.print(Text("Next", style="bold"))
+    for arguments in commands:
+        console.print(Text(f"  {shlex.join(arguments)}"), soft_wrap=True)
+
+
+def _weights(by_dtype: dict[str, int]) -> str:
+    """Bytes by dtype, most first, without the constants that hardly count."""
+    ordered = sorted(by_dtype.items(), key=lambda entry: -entry[1])
+    return ", ".join(f"{dtype} {size(count)}" for dtype, count in ordered if count >= _COUNTS * ordered[0][1])
+
+
+def next_commands(out: Path, target: str, drafter: str, options: Sequence[str] = ()) -> list[list[str]]:
+    """What to type after an export to `out`; `options` are those of the export that `verify` needs, too."""
+    program = "gemma-mtp-export"
+    return [
+        [program, "inspect", str(out)],
+        [program, "generate", str(out), "--prompt", "Why is the sky blue?"],
+        [program, "verify", str(out), target, drafter, *options],
+        [program, "benchmark", str(out)],
+    ]

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from ....runtime.bundle.inspection import Inspection
 from ....runtime.bundle.names import is_cache
-from .common import draft_lengths, pairs, size
+from .common import draft_lengths, pairs, size, stop_tokens
 
 
 def print_inspection(inspection: Inspection, console: Console) -> None:
@@ -27,7 +27,7 @@ def print_inspection(inspection: Inspection, console: Console) -> None:
                 ("context", f"{about['context_length']} tokens" if about["context_length"] else "not stated"),
                 ("KV cache", size(about["kv_cache_bytes"])),
                 ("chat template", about["chat_template_verdict"] or ("yes" if about["chat_template"] else "no")),
-                ("stop tokens", ", ".join(map(str, about["stop_tokens"])) or "none"),
+                ("stop tokens", stop_tokens(inspection.stop_texts())),
                 ("needs runtime", about["min_runtime_version"] or "not stated"),
                 ("draft tokens", drafts),
                 ("drafter head", speculative["head"] or "no drafter"),

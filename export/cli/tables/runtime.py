@@ -6,10 +6,31 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from ....runtime.benchmark import BenchmarkReport
+    from ....runtime.decoding.generation import Generation
     from ....runtime.decoding.statistics import Statistics
+
+_LONGEST_PROMPT = 400
+
+
+def print_prompt(text: str, console: Console) -> None:
+    """A prompt before its answer; the beginning of a long one."""
+    shown = text if len(text) <= _LONGEST_PROMPT else f"{text[:_LONGEST_PROMPT]}... ({len(text)} characters)"
+    for line in shown.strip().splitlines():
+        console.print(Text(f"> {line}", style="dim"), soft_wrap=True)
+
+
+def print_ending(answer: Generation, console: Console) -> None:
+    """Why an answer ended where it did, unless the model ended it."""
+    reasons = {
+        "context": "the context is full",
+        "max_tokens": f"stopped after {len(answer.tokens)} tokens; --max-tokens N for more",
+    }
+    if reason := reasons.get(answer.finish_reason or ""):
+        console.print(Text(f"({reason})"), soft_wrap=True)
 
 
 def print_statistics(statistics: Statistics, console: Console) -> None:

@@ -1,0 +1,97 @@
+"""What a verification was made of and with: files, versions, machine, options, date; for the report."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..model import default_threads
+from ..text.prompts import Prompt
+
+if TYPE_CHECKING:
+    from .stages.drafter import Answer
+    from .stages.probe import Probe
+    from .verify import VerifyOptions
+
+_PACKAGES = ("gemma-mtp-export", "ai-edge-litert", "litert-lm", "torch", "transformers")
+_MANIFEST = "manifest.json"
+
+
+def about_run(file: Path, oracle_bytes: int, options: VerifyOptions, limits: dict[str, Any]) -> dict[str, Any]:
+    """Everything that is known before anything is compared, as plain JSON types.
+
+    Args:
+        file: the bundle; it is read once, for its SHA-256.
+        oracle_bytes: bytes of the oracle's weights in memory at a time.
+        options: as given.
+        limits: the numbers of the limits, and their `name`.
+    """
+    with file.open("rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    return {
+        "bundle": file.name,
+        "bundle_bytes": file.stat().st_size,
+        "bundle_sha256": digest,
+        "sources": recorded_sources(file, digest),
+        "oracle": "transformers' Gemma4ForCausalLM and Gemma4AssistantForCausalLM, float32, read layer by layer",
+        "oracle_bytes": oracle_bytes,
+        "prompts": len(options.prompts),
+        "max_tokens": options.max_tokens,
+        "options": {
+            "max_tokens": options.max_tokens,
+            "probe_tokens": options.probe_tokens,
+            "recipe_thresholds": options.recipe_thresholds,
+            "stock": options.stock,
+            "threads": options.threads or default_threads(),
+        },
+        "limits": limits,
+        "packages": {package: version(package) for package in _PACKAGES},
+        "machine": {
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "cpus": os.cpu_count(),
+        },
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def recorded_sources(bundle: Path, digest: str) -> dict[str, Any] | None:
+    """The checkpoints' names and their files' SHA-256 by role, as the manifest beside `bundle` has them.
+
+    None where there is no manifest, or where it speaks of another bundle than the one with this SHA-256. The files
+    themselves are not read.
+    """
+    try:
+        manifest = json.loads(bundle.with_name(_MANIFEST).read_text("utf-8"))
+        ours = manifest["files"][bundle.name]["sha256"] == digest
+        return manifest["sources"] if ours else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def about_texts(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> list[dict[str, Any]]:
+    """Every prompt and the bundle's answer."""
+    return [
+        {
+            "prompt": prompt.asked,
+            "answer": answer.generation.text,
+            "tokens": len(answer.generation.tokens),
+            "finish_reason": answer.generation.finish_reason,
+        }
+        for prompt, answer in zip(prompts, answers, strict=True)
+    ]
+
+
+def about_probe(probe: Probe) -> dict[str, Any]:
+    """`probe`, each slot that was looked at and why; and `pass_tokens`, how many slots are compared from each on."""
+    return {
+        "probe": {str(slot): why for slot, why in probe.slots.items()},
+        "pass_tokens": probe.draft_tokens + 1,
+    }
