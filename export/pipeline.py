@@ -14,7 +14,7 @@ from .bundle.manifest import make_manifest
 from .bundle.metadata import executor_metadata, llm_metadata, read_text_files
 from .bundle.packing import MODELS, BundleParts, write_bundle
 from .checkpoint.files import describe_left_out
-from .checkpoint.pair import Pair
+from .checkpoint.pair import Pair, fine_tune_note
 from .checkpoint.values import read_weight
 from .graphs.bind import BoundFile, bind
 from .graphs.convert import convert
@@ -55,6 +55,9 @@ def export(
         UserError: bad input, or `out` cannot be written.
         ConversionError: the converter failed.
     """
+    for line in (*pair.notes, fine_tune_note(pair)):
+        if line:
+            reporter.say(line)
     text = read_text_files(pair.target, pair.target_config)
     kv = kv_signature(
         pair.target_config, pair.drafter_config, cache_length(options.context_length, options.longest_draft)

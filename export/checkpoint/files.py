@@ -134,21 +134,21 @@ class Checkpoint:
 
     def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
         """Rows `start`..`stop - 1` of a tensor, as `read` gives it; nothing else of it is loaded."""
-        full, entry = self._find(name)
-        try:
-            with safe_open(entry.file, framework="pt") as file:
-                tensor = file.get_slice(full)[start:stop]
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"{entry.file}: {full} cannot be read ({error})") from error
-        return tensor.float() if tensor.is_floating_point() else tensor
+        return self._take(name, range(start, stop))
 
     def read_rows_at(self, name: str, rows: Sequence[int]) -> torch.Tensor:
         """The given rows of a tensor, stacked, as `read` gives it; nothing else of it is loaded."""
+        return self._take(name, rows)
+
+    def _take(self, name: str, rows: Sequence[int]) -> torch.Tensor:
         full, entry = self._find(name)
         try:
             with safe_open(entry.file, framework="pt") as file:
-                table = file.get_slice(full)
-                tensor = torch.cat([table[row : row + 1] for row in rows])
+                part = file.get_slice(full)
+                if isinstance(rows, range):
+                    tensor = part[rows.start : rows.stop]
+                else:
+                    tensor = torch.cat([part[row : row + 1] for row in rows])
         except (OSError, SafetensorError) as error:
             raise UserError(f"{entry.file}: {full} cannot be read ({error})") from error
         return tensor.float() if tensor.is_floating_point() else tensor

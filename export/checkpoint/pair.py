@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from ...runtime.errors import UserError
+from .adapted import AdaptedCheckpoint
+from .adapter import base_model
 from .config import DecoderConfig, DrafterConfig, TargetConfig, check_pair, read_drafter_config, read_target_config
 from .files import Checkpoint
+from .forms import is_adapter
+from .hub import resolve
 from .weights import EMBEDDING, HEAD
 
+_PUBLISHER = "google/"
 Config = TypeVar("Config", bound=DecoderConfig)
 
 
@@ -27,13 +33,18 @@ class Pair:
     notes: tuple[str, ...] = ()
 
 
-def open_pair(target: str, drafter: str) -> Pair:
-    """Open both checkpoints (hub id or folder) and check that the drafter was made for the target.
+def open_pair(target: str, drafter: str, adapters: Sequence[str] = ()) -> Pair:
+    """Open both checkpoints and check that the drafter was made for the target.
+
+    Args:
+        target: hub id or folder; of an adapter, its base model is opened and the adapter merged into it.
+        drafter: hub id or folder.
+        adapters: LoRA adapters (hub ids or folders) to merge into the target, one after the other.
 
     Raises:
         UserError: one of them cannot be exported, or they do not belong together.
     """
-    target_checkpoint = Checkpoint(target)
+    target_checkpoint = _open_target(target, adapters)
     target_where = str(target_checkpoint.path("config.json"))
     target_config = read_target_config(target_checkpoint.config, target_where)
     drafter_checkpoint = Checkpoint(drafter)
@@ -44,10 +55,56 @@ def open_pair(target: str, drafter: str) -> Pair:
     target_config = _with_head(target_checkpoint, target_config)
     drafter_config = _with_head(drafter_checkpoint, drafter_config)
     notes = [
+        *_adapter_notes(target_checkpoint),
         *_head_notes("target", target_checkpoint, target_config),
         *_head_notes("drafter", drafter_checkpoint, drafter_config),
     ]
     return Pair(target_checkpoint, drafter_checkpoint, target_config, drafter_config, tuple(notes))
+
+
+def _open_target(source: str, adapters: Sequence[str]) -> Checkpoint:
+    folder = resolve(source)
+    if not is_adapter(folder):
+        return AdaptedCheckpoint(source, adapters) if adapters else Checkpoint(source)
+    base = base_model(folder)
+    advice = f"give the model that it was trained on, not quantized, and --adapter {source}"
+    if base is None:
+        raise UserError(f"{folder}: a PEFT adapter that does not name its base model: {advice}")
+    try:
+        checkpoint = Checkpoint(base)
+    except UserError as error:
+        raise UserError(f"{folder}: a PEFT adapter of {base}, which cannot be opened ({error}); {advice}") from error
+    if checkpoint.config.get("quantization_config"):
+        raise UserError(f"{folder}: a PEFT adapter of {base}, whose weights are quantized; {advice}")
+    return AdaptedCheckpoint(base, [source, *adapters])
+
+
+def _adapter_notes(target: Checkpoint) -> list[str]:
+    if not isinstance(target, AdaptedCheckpoint):
+        return []
+    notes = []
+    for adapter in target.adapters:
+        name = adapter.folder.name
+        notes.append(f"target: {target.source} with the adapter {name} merged into {len(adapter.changes)} weights")
+        notes += [f"{name}: skipping {count} tensors of {group}" for group, count in sorted(adapter.skipped.items())]
+    if target.brings_text_files:
+        notes.append(f"target: tokenizer and chat template come from the folder of {target.brings_text_files}")
+    return notes
+
+
+def fine_tune_note(pair: Pair) -> str | None:
+    """What a person should know who exports a fine-tune with the drafter of its base model; None if it is none.
+
+    A folder may hold anything: only an adapter, and a hub id that is not Google's with a drafter that is, say so.
+    """
+    borrowed = pair.drafter.source.startswith(_PUBLISHER) and not pair.target.source.startswith(_PUBLISHER)
+    if not borrowed and not isinstance(pair.target, AdaptedCheckpoint):
+        return None
+    return (
+        "the drafter was trained with the base model: the text stays the fine-tune's own, but the further it is from"
+        " the base's, the fewer drafted tokens are accepted; `verify` and `benchmark` show the acceptance rate on your"
+        " prompts (--prompts), and speculative decoding can be left off where it does not pay"
+    )
 
 
 def _with_head(checkpoint: Checkpoint, config: Config) -> Config:
