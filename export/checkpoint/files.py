@@ -121,6 +121,12 @@ class Checkpoint:
             name, entry = self._find(weight.source)
             if entry.shape != weight.source_shape:
                 found, expected = list(entry.shape), list(weight.source_shape)
+                if "embed_tokens" in name and found[1:] == expected[1:]:
+                    raise UserError(
+                        f"{entry.file}: {name} has {found[0]} rows, but config.json says {expected[0]}: tokens were"
+                        " added or removed, and the configuration was not saved with them;"
+                        " resize_token_embeddings() changes both"
+                    )
                 raise UserError(f"{entry.file}: {name} has shape {found}, expected {expected} from config.json")
             integer = entry.dtype in _INTEGER_DTYPES
             if entry.dtype not in _FLOAT_DTYPES | _INTEGER_DTYPES or integer != (weight.role.value == "index"):
