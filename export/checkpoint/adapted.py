@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from .adapter import Adapter, names_of
+from .adapter import Adapter
 from .config import read_target_config
 from .files import Checkpoint
 from .weights import EMBEDDING, HEAD, decode_weights, embedder_weights, per_layer_embedder_weights
@@ -60,12 +60,12 @@ class AdaptedCheckpoint(Checkpoint):
     @property
     def brings_text_files(self) -> str:
         """Names of the adapters whose folders hold a tokenizer."""
-        return names_of(adapter for adapter in self.adapters if _has_tokenizer(adapter.folder))
+        return ", ".join(adapter.name for adapter in self.adapters if _has_tokenizer(adapter.folder))
 
     @cached_property
     def adapter_hashes(self) -> list[dict[str, object]]:
         """Name and file hashes of each adapter."""
-        return [{"name": adapter.folder.absolute().name, "sha256": adapter.hashes} for adapter in self.adapters]
+        return [{"name": adapter.name, "sha256": adapter.hashes} for adapter in self.adapters]
 
     def _find(self, name: str):
         return super()._find(EMBEDDING if name == HEAD and self._tied else name)

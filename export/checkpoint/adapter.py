@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,11 @@ class Adapter:
         self._shapes = self._read_header()
         self.skipped: dict[str, int] = {}
         self.changes = self._read_changes()
+
+    @property
+    def name(self) -> str:
+        """A hub id as given; of a folder only its own name, as paths differ between machines."""
+        return self.folder.absolute().name if Path(self.source).expanduser().is_dir() else self.source
 
     @property
     def hashes(self) -> dict[str, str]:
@@ -274,11 +279,6 @@ class Adapter:
 
     def _skip(self, group: str, count: int) -> None:
         self.skipped[group] = self.skipped.get(group, 0) + count
-
-
-def names_of(adapters: Iterable[Adapter]) -> str:
-    """The adapters' folders, for a person to read."""
-    return ", ".join(adapter.folder.name for adapter in adapters)
 
 
 def base_model(folder: Path) -> str | None:

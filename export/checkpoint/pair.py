@@ -84,9 +84,12 @@ def _adapter_notes(target: Checkpoint) -> list[str]:
         return []
     notes = []
     for adapter in target.adapters:
-        name = adapter.folder.name
-        notes.append(f"target: {target.source} with the adapter {name} merged into {len(adapter.changes)} weights")
-        notes += [f"{name}: skipping {count} tensors of {group}" for group, count in sorted(adapter.skipped.items())]
+        notes.append(
+            f"target: {target.source} with the adapter {adapter.name} merged into {len(adapter.changes)} weights"
+        )
+        notes += [
+            f"{adapter.name}: skipping {count} tensors of {group}" for group, count in sorted(adapter.skipped.items())
+        ]
     if target.brings_text_files:
         notes.append(f"target: tokenizer and chat template come from the folder of {target.brings_text_files}")
     return notes
