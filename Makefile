@@ -8,10 +8,11 @@ TORCH_INDEX ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-gpu test-gpu-slow lint clean
+.PHONY: help setup setup-dev demo check test test-gpu test-gpu-slow lint clean
 
 help:
 	@echo "make demo           set up, export the shipped pair, run it with MTP off and on, compare it with transformers"
+	@echo "make check          set up, run linters and the tests that need no export: two minutes"
 	@echo "make test           set up, run linters and all tests"
 	@echo "make test-gpu       set up, run the shipped pair on LiteRT-LM's GPU backend"
 	@echo "make test-gpu-slow  the same for E2B's widths, and for graphs with their GPU features taken out"
@@ -45,6 +46,10 @@ lint: setup-dev
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/basedpyright
+
+check: lint
+	@echo "== tests that need no export"
+	@$(BIN)/python -m pytest -q --durations=0 --durations-min=5 -m "not export and not slow and not gpu and not gpu_slow"
 
 test: lint
 	@echo "== tests"

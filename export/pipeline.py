@@ -7,12 +7,13 @@ import mmap
 from pathlib import Path
 
 from ..runtime.bundle.model_file import read_model_file
-from ..runtime.bundle.names import MTP_DRAFTER, PREFILL_DECODE
+from ..runtime.bundle.names import MTP_DRAFTER, PREFILL_DECODE, TEMPLATE_NOTE
 from ..runtime.errors import UserError
 from ..runtime.gpu.check import GPU_MODELS, check_model
 from .bundle.manifest import make_manifest
-from .bundle.metadata import executor_metadata, llm_metadata, read_text_files
+from .bundle.metadata import executor_metadata, llm_metadata
 from .bundle.packing import MODELS, BundleParts, write_bundle
+from .bundle.template import adapted_text, as_dict, explanation, verdict
 from .checkpoint.files import describe_left_out
 from .checkpoint.pair import Pair, fine_tune_note
 from .checkpoint.values import read_weight
@@ -24,6 +25,7 @@ from .models.kv_cache import cache_length, check_shared, kv_signature
 from .options import ACTIVATIONS, BACKENDS, ExportOptions
 from .progress import Reporter
 from .staging import staged_folder
+from .text.files import read_text_files
 
 BUNDLE_NAME = "model.litertlm"
 MANIFEST_NAME = "manifest.json"
@@ -37,6 +39,8 @@ def export(
     *,
     skeleton_cache: Path | None = None,
     show_converter_output: bool = False,
+    chat_template: Path | None = None,
+    allow_template_difference: bool = False,
 ) -> Path:
     """Write `model.litertlm`, its models as single .tflite files and `manifest.json` into the new folder `out`.
 
@@ -47,6 +51,8 @@ def export(
         reporter: told what is being done.
         skeleton_cache: folder in which traced graphs are kept for later exports with the same configuration.
         show_converter_output: let the converter write to standard error.
+        chat_template: a file with another template than the target's own.
+        allow_template_difference: pack the template, too, where LiteRT-LM renders it otherwise than transformers.
 
     Returns:
         Path of the bundle.
@@ -58,7 +64,14 @@ def export(
     for line in (*pair.notes, fine_tune_note(pair)):
         if line:
             reporter.say(line)
-    text = read_text_files(pair.target, pair.target_config)
+    text, adapted = adapted_text(
+        read_text_files(pair.target, pair.target_config, chat_template), allow_difference=allow_template_difference
+    )
+    reporter.say(f"Chat template: {verdict(adapted)}")
+    for line in explanation(adapted):
+        reporter.say(line)
+    for warning in text.warnings:
+        reporter.say(f"{pair.target.folder.name}: {warning}")
     kv = kv_signature(
         pair.target_config, pair.drafter_config, cache_length(options.context_length, options.longest_draft)
     )
@@ -104,9 +117,11 @@ def export(
                 executor_metadata(pair.target_config, kv),
                 ACTIVATIONS[options.activations] if options.activations else None,
                 ",".join(options.backends) if options.backends != BACKENDS else None,
+                {TEMPLATE_NOTE: verdict(adapted)},
             )
             write_bundle(parts, staging / BUNDLE_NAME)
             manifest = make_manifest(pair, options, kv, models, bound, staging / BUNDLE_NAME)
+            manifest["chat_template"] = as_dict(adapted, Path(text.template_source).name)
             (staging / MANIFEST_NAME).write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
     return out / BUNDLE_NAME
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from .bundle.loading import OpenBundle, open_bundle
 from .decoding.acceptance import rule_for
@@ -18,7 +19,8 @@ from .decoding.generation import Generation, GenerationOptions
 from .decoding.schedules import ConstantSchedule, Schedule, schedule_for
 from .decoding.session import Session
 from .decoding.statistics import Statistics
-from .text.chat_template import Message, render_chat
+from .text.chat_template import render_chat
+from .text.litertlm_template import Message
 from .text.prompts import Prompt
 from .text.stream import TextStream
 
@@ -32,14 +34,19 @@ class Model:
         self.engine = Engine(bundle, threads)
         self._session = Session(self.engine, bundle.rules.context_length)
 
-    def stream(self, prompt: str | Sequence[Message], options: GenerationOptions | None = None) -> Generation:
+    def stream(
+        self, prompt: str | Sequence[Message], options: GenerationOptions | None = None, **variables: Any
+    ) -> Generation:
         """Begin an answer to `prompt`: a user's message, or a whole chat as `{"role": ..., "content": ...}` messages.
 
+        `variables` are what the chat template shall see beside them: `tools`, `enable_thinking`, ...
+
         Raises:
-            UserError: the prompt fills the context, or an option does not fit the bundle.
+            UserError: the prompt fills the context, an option does not fit the bundle, or the template cannot render
+                the messages or does not read a variable.
         """
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        return self.stream_text(self.render(messages), options)
+        return self.stream_text(self.render(messages, **variables), options)
 
     def stream_prompt(self, prompt: Prompt, options: GenerationOptions | None = None) -> Generation:
         """Begin an answer to a prompt of a file or a command line; errors as of `stream`."""
@@ -75,26 +82,28 @@ class Model:
             rounds, statistics, stream, self.engine.clock, is_stop=self._is_stop, max_tokens=options.max_tokens
         )
 
-    def generate(self, prompt: str | Sequence[Message], options: GenerationOptions | None = None) -> Generation:
+    def generate(
+        self, prompt: str | Sequence[Message], options: GenerationOptions | None = None, **variables: Any
+    ) -> Generation:
         """The whole answer to `prompt`; arguments and errors as of `stream`."""
-        return self.stream(prompt, options).finish()
+        return self.stream(prompt, options, **variables).finish()
 
     def reset(self) -> None:
         """Forget all earlier prompts and answers."""
         self._session.reset()
 
-    def render(self, messages: Sequence[Message]) -> str:
+    def render(self, messages: Sequence[Message], **variables: Any) -> str:
         """The text of a chat, by the bundle's template, with the start token's if the template writes it.
 
         Raises:
             UserError: see `render_chat`.
         """
         rules = self.bundle.rules
-        return render_chat(rules.chat_template, messages, self.bundle.tokenizer.decode(rules.start))
+        return render_chat(rules.chat_template, messages, self.bundle.tokenizer.decode(rules.start), variables)
 
     def text_of(self, prompt: Prompt) -> str:
         """The text of `prompt` as the model reads it; errors as of `render`."""
-        return self.render(prompt.messages) if prompt.text is None else prompt.text
+        return self.render(prompt.messages, **prompt.variables) if prompt.text is None else prompt.text
 
     def encode(self, text: str) -> list[int]:
         """Tokens of `text`, with the start token before them if `text` lacks it."""
@@ -120,26 +129,32 @@ class Model:
 class Conversation:
     """Turns with one model; every turn's prompt is all turns before it, of which the cache holds most."""
 
-    def __init__(self, model: Model, options: GenerationOptions | None = None, system: str | None = None) -> None:
+    def __init__(
+        self, model: Model, options: GenerationOptions | None = None, system: str | None = None, **variables: Any
+    ) -> None:
+        """Begin a chat; `variables` are what the template shall see at every turn: `tools`, `enable_thinking`, ..."""
         self.model = model
+        self.variables = variables
         self.options = options
         self.messages: list[Message] = [{"role": "system", "content": system}] if system else []
         self._answer: Generation | None = None
 
-    def stream(self, text: str) -> Generation:
-        """Begin the answer to the user's next message; what came of it is remembered at the next one.
+    def stream(self, message: str | Message) -> Generation:
+        """Begin the answer to the next message, a user's text or a message such as a tool's; what came of it is
+        remembered at the next one.
 
         Raises:
             UserError: the conversation fills the context; it is left as it was.
         """
-        messages = [*self.messages, *self._last_answer(), {"role": "user", "content": text}]
-        answer = self.model.stream(messages, self.options)
+        new = {"role": "user", "content": message} if isinstance(message, str) else message
+        messages = [*self.messages, *self._last_answer(), new]
+        answer = self.model.stream(messages, self.options, **self.variables)
         self.messages, self._answer = messages, answer
         return answer
 
-    def send(self, text: str) -> Generation:
-        """The whole answer to the user's next message; errors as of `stream`."""
-        return self.stream(text).finish()
+    def send(self, message: str | Message) -> Generation:
+        """The whole answer to the next message; errors as of `stream`."""
+        return self.stream(message).finish()
 
     def _last_answer(self) -> list[Message]:
         return [{"role": "assistant", "content": self._answer.text}] if self._answer else []

@@ -38,6 +38,7 @@ pytest_plugins = ["pytester"]
 CONTEXT, WINDOW, DRAFT_TOKENS, STOP = 256, 64, 4, (1, 5)
 PREFILL = (32,)
 PROMPTS, TO_THE_END, GREEDY_TOKENS = 100, 16, 32
+BundleOf = Callable[[str], Path]
 TARGET, DRAFTER = SMALL_PAIR / "target", SMALL_PAIR / "drafter"
 
 
@@ -107,6 +108,12 @@ class Exports:
 @pytest.fixture(scope="session")
 def exports(tmp_path_factory: pytest.TempPathFactory) -> Exports:
     return Exports(tmp_path_factory.mktemp("exports"))
+
+
+@pytest.fixture(scope="session")
+def bundle_of(request: pytest.FixtureRequest, exports: Exports) -> BundleOf:
+    """The export's folder that the fixture of a name gives; for tests that take the name as a parameter."""
+    return request.getfixturevalue
 
 
 @pytest.fixture(scope="session")
@@ -180,13 +187,13 @@ def prompts(tokenizer) -> list[HeldOutPrompt]:
 
 
 @pytest.fixture(scope="session")
-def stock_runs(request: pytest.FixtureRequest, prompts: list[HeldOutPrompt]):
+def stock_runs(bundle_of: BundleOf, prompts: list[HeldOutPrompt]):
     """All prompts on stock LiteRT-LM, `(off, on)`, by name of a bundle's fixture; each made once."""
     made: dict[str, tuple[StockRun, StockRun]] = {}
 
     def run(name: str) -> tuple[StockRun, StockRun]:
         if name not in made:
-            bundle, texts = request.getfixturevalue(name) / "model.litertlm", [prompt.text for prompt in prompts]
+            bundle, texts = bundle_of(name) / "model.litertlm", [prompt.text for prompt in prompts]
             made[name] = (run_stock(bundle, texts, speculative=False), run_stock(bundle, texts, speculative=True))
         return made[name]
 

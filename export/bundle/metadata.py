@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from google.protobuf.message import Message
@@ -16,113 +13,77 @@ from ...runtime.bundle.protos import (
     SamplerParameters,
     StateBuffer,
 )
-from ...runtime.errors import UserError
 from ..checkpoint.config import TargetConfig
-from ..checkpoint.files import Checkpoint
 from ..models.kv_cache import SEQUENCE_AXIS, KVSignature
+from ..text.files import TextFiles
+from ..text.sampling import Sampling
 
 # The only runtime version whose behaviour with these bundles was tried.
 MIN_RUNTIME_VERSION = "0.18.1"
 _TURN = "<|turn>"
-# Gemma's published sampling defaults, for checkpoints without a generation_config.json.
-_DEFAULT_SAMPLING = {"do_sample": True, "top_k": 64, "top_p": 0.95, "temperature": 1.0}
-
-
-@dataclass(frozen=True)
-class TextFiles:
-    """What the bundle needs of a checkpoint beside its weights.
-
-    `tokenizer` is a SentencePiece `tokenizer.model` or a Hugging Face `tokenizer.json`.
-    """
-
-    tokenizer: Path
-    chat_template: str
-    bos: int
-    stop: tuple[int, ...]
-    pad: int
-    sampling: dict[str, Any]
-
-
-def read_text_files(checkpoint: Checkpoint, config: TargetConfig) -> TextFiles:
-    """Tokenizer, chat template and special tokens of a target.
-
-    Raises:
-        UserError: one of them is missing, or a special token lies outside the vocabulary.
-    """
-    tokenizer = next((p for p in map(checkpoint.path, ("tokenizer.model", "tokenizer.json")) if p.is_file()), None)
-    if tokenizer is None:
-        raise UserError(f"{checkpoint.folder}: no tokenizer.model and no tokenizer.json; copy them from the base model")
-    generation: dict[str, Any] = {}
-    if checkpoint.path("generation_config.json").is_file():
-        generation = checkpoint.read_json("generation_config.json", "")
-    text = checkpoint.config.get("text_config", checkpoint.config)
-    ids = {key: generation.get(key, text.get(key)) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    stop = ids["eos_token_id"] if isinstance(ids["eos_token_id"], list) else [ids["eos_token_id"]]
-    named = {"bos_token_id": [ids["bos_token_id"]], "eos_token_id": stop, "pad_token_id": [ids["pad_token_id"] or 0]}
-    for key, values in named.items():
-        for value in values or [None]:
-            if not isinstance(value, int) or not 0 <= value < config.vocab_size:
-                raise UserError(f"{checkpoint.folder}: {key} is {value}, expected a token below {config.vocab_size}")
-    return TextFiles(
-        tokenizer=tokenizer,
-        chat_template=_chat_template(checkpoint),
-        bos=named["bos_token_id"][0],
-        stop=tuple(stop),
-        pad=named["pad_token_id"][0],
-        sampling={key: generation.get(key, default) for key, default in _DEFAULT_SAMPLING.items()},
-    )
-
-
-def _chat_template(checkpoint: Checkpoint) -> str:
-    path = checkpoint.path("chat_template.jinja")
-    if path.is_file():
-        return path.read_text("utf-8")
-    config = checkpoint.path("tokenizer_config.json")
-    template = json.loads(config.read_text("utf-8")).get("chat_template") if config.is_file() else None
-    if isinstance(template, list):  # Several named templates.
-        template = next((entry["template"] for entry in template if entry.get("name") == "default"), None)
-    if not template:
-        raise UserError(
-            f"{checkpoint.folder}: no chat template (chat_template.jinja, or chat_template in tokenizer_config.json);"
-            " copy it from the base model"
-        )
-    return template
 
 
 def llm_metadata(files: TextFiles, context_length: int) -> Message:
     """`LlmMetadata` of a Gemma 4 bundle; the runtime falls back silently for anything that is missing."""
     metadata = LlmMetadata()
-    metadata.start_token.token_ids.ids.append(files.bos)
+    if files.bos is not None:
+        metadata.start_token.token_ids.ids.append(files.bos)
     for token in files.stop:
         metadata.stop_tokens.add().token_ids.ids.append(token)
     metadata.pad_token.token_ids.ids.append(files.pad)
     metadata.max_num_tokens = context_length
-    metadata.llm_model_type.gemma4.SetInParent()
+    _set_model_type(metadata.llm_model_type.gemma4, files)
     metadata.jinja_prompt_template = files.chat_template
     if _TURN in files.chat_template:
-        metadata.prompt_templates.user.prefix = "<|turn>user\n"
-        metadata.prompt_templates.user.suffix = "<turn|>\n"
-        metadata.prompt_templates.system.prefix = "<|turn>system\n"
-        metadata.prompt_templates.system.suffix = "<turn|>\n"
-        metadata.prompt_templates.model.prefix = "<|turn>model\n"
-        metadata.prompt_templates.model.suffix = "<turn|>\n"
+        for role in ("user", "model"):
+            affixes = getattr(metadata.prompt_templates, role)
+            affixes.prefix, affixes.suffix = f"<|turn>{role}\n", "<turn|>\n"
     metadata.supports_thinking = "enable_thinking" in files.chat_template
     metadata.supports_function_calling = "tools" in files.chat_template
-    if metadata.supports_thinking:
+    if {"<|channel>", "<channel|>"} <= files.known:
         channel = metadata.channels.add()
         channel.channel_name, channel.start, channel.end = "thought", "<|channel>thought\n", "<channel|>"
-        channel.is_reasoning_channel = True
-    _set_sampling(metadata.sampler_params, files.sampling)
+    _set_sampling(metadata.sampler_params, files)
     metadata.min_runtime_version = MIN_RUNTIME_VERSION
     return metadata
 
 
-def _set_sampling(parameters: Any, sampling: dict[str, Any]) -> None:
-    greedy = not sampling["do_sample"]
+def _set_model_type(gemma4: Any, files: TextFiles) -> None:
+    """LiteRT-LM's own values for E2B and E4B, as far as the checkpoint's tokenizer has the tokens they name.
+
+    Those of images and audio are read only where a message holds one; a bundle of the text model alone states them
+    too, so that they are right for whoever adds the encoders' sections. `use_template_for_fc_format` is theirs as well,
+    but gone from 0.18.1's own message: since 0.17 tools are always written by the template.
+    """
+    gemma4.SetInParent()
+    for token, written in (
+        (gemma4.start_of_image_token, "<|image>"),
+        (gemma4.end_of_image_token, "<image|>"),
+        (gemma4.start_of_audio_token, "<|audio>"),
+        (gemma4.end_of_audio_token, "<audio|>"),
+    ):
+        if written in files.known:
+            token.token_str = written
+    if files.vision and "<|image>" in files.known:
+        gemma4.patch_width = gemma4.patch_height = files.vision["patch_size"]
+        pooled = files.vision["pooling_kernel_size"] ** 2
+        gemma4.max_num_patches = files.vision["default_output_length"] * pooled
+    for key, written in (
+        ("code_fence_start", "<|tool_call>"),
+        ("code_fence_end", "<tool_call|>"),
+        ("open_quote", '<|"|>'),
+        ("close_quote", '<|"|>'),
+        ("function_response_start", "<|tool_response>"),
+    ):
+        if written in files.known:
+            setattr(gemma4, key, written)
+
+
+def _set_sampling(parameters: Any, files: TextFiles) -> None:
+    sampling = files.sampling if files.sampling.do_sample else Sampling(top_k=1)
     parameters.type = SamplerParameters.TOP_P
-    parameters.k = 1 if greedy else int(sampling["top_k"])
-    parameters.p = 1.0 if greedy else float(sampling["top_p"])
-    parameters.temperature = 1.0 if greedy else float(sampling["temperature"])
+    parameters.k = sampling.top_k or files.vocabulary
+    parameters.p, parameters.temperature = sampling.top_p, sampling.temperature
     parameters.seed = 0
 
 

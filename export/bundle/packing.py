@@ -7,7 +7,8 @@ import hashlib
 import os
 import tempfile
 import uuid
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -33,7 +34,7 @@ class BundleParts:
     """What a bundle is made of; `models` maps each name of MODELS to its .tflite file.
 
     Of the models that may run on a GPU, `activations` is LiteRT-LM's `prefer_activation_type`, `backends` its
-    `backend_constraint`; None leaves the choice to the runtime.
+    `backend_constraint`; None leaves the choice to the runtime. `notes` stand in the file's own metadata, for people.
     """
 
     models: dict[str, Path]
@@ -42,6 +43,7 @@ class BundleParts:
     executor_metadata: Message
     activations: str | None = None
     backends: str | None = None
+    notes: Mapping[str, str] = field(default_factory=dict)
 
 
 def write_bundle(parts: BundleParts, path: Path) -> None:
@@ -50,6 +52,10 @@ def write_bundle(parts: BundleParts, path: Path) -> None:
     builder.add_system_metadata(
         litertlm_builder.Metadata(key="Authors", value="gemma-mtp-export", dtype=litertlm_builder.DType.STRING)
     )
+    for key, value in parts.notes.items():
+        builder.add_system_metadata(
+            litertlm_builder.Metadata(key=key, value=value, dtype=litertlm_builder.DType.STRING)
+        )
     with tempfile.TemporaryDirectory(prefix="gemma-mtp-metadata-") as folder:
         llm, executor = Path(folder, "llm.pb"), Path(folder, "executor.pb")
         llm.write_bytes(parts.llm_metadata.SerializeToString(deterministic=True))

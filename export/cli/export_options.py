@@ -77,6 +77,14 @@ def export_options(command: Callable[..., None]) -> Callable[..., None]:
                 "--skeleton-cache", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER",
                 help="Keep traced graphs here, and take them from here when the configuration is the same.",
             ),
+            click.option(
+                "--chat-template", type=click.Path(path_type=Path), metavar="FILE",
+                help="Pack this template instead of the target's own.",
+            ),
+            click.option(
+                "--allow-template-difference", is_flag=True,
+                help="Pack the template, too, where LiteRT-LM renders it otherwise than transformers.",
+            ),
             click.option("-q", "--quiet", is_flag=True, help="Print only the result and errors."),
             click.option("-v", "--verbose", is_flag=True, help="Show the converter's own output."),
         ]
@@ -102,6 +110,8 @@ def run_export(
     verify_lengths: tuple[int, ...] | None,
     skeleton_cache: Path | None,
     verbose: bool,
+    chat_template: Path | None,
+    allow_template_difference: bool,
 ) -> Path:
     """Open the pair, resolve the options, show them and export; path of the bundle."""
     from ..checkpoint.pair import open_pair
@@ -124,4 +134,13 @@ def run_export(
     if not quiet:
         console.print(options_table(pair, options, out))
     reporter = Reporter(console, quiet=quiet)
-    return export(pair, options, out, reporter, skeleton_cache=skeleton_cache, show_converter_output=verbose)
+    return export(
+        pair,
+        options,
+        out,
+        reporter,
+        skeleton_cache=skeleton_cache,
+        show_converter_output=verbose,
+        chat_template=chat_template,
+        allow_template_difference=allow_template_difference,
+    )

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from ...runtime.decoding.schedules import SCHEDULES
 from ...runtime.errors import UserError
-from .run_options import load_quietly, prompts_given, run_options
+from .run_options import load_quietly, prompts_given, run_options, template_options, template_variables
 from .tables.runtime import print_statistics
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 @click.command("generate")
 @run_options
 @click.option("--system", metavar="TEXT", help="System message of the chat that --prompt makes.")
+@template_options
 @click.option("--temperature", type=float, default=0.0, show_default=True, help="0 is greedy.")
 @click.option("--top-k", type=int, default=0, help="Sample from the K most probable tokens; 0 is all.")
 @click.option("--top-p", type=float, default=1.0, help="Sample from the most probable tokens that reach P together.")
@@ -51,6 +52,12 @@ def generate_command(
         raise UserError("expected either --prompt TEXT or --prompts FILE.jsonl" + (", not both" if prompts else ""))
     if system is not None and (raw or prompts_file):
         raise UserError("--system goes with the chat that --prompt makes; in a file, write it among the messages")
+    variables = template_variables(choices)
+    if variables and (raw or prompts_file):
+        raise UserError(
+            "--tools, --thinking and --template-variable go with the chat that --prompt makes; in a file, write tools,"
+            " enable_thinking or chat_template_kwargs"
+        )
     options = GenerationOptions(
         max_tokens=choices["max_tokens"],
         sampling=SamplingOptions(choices["temperature"], choices["top_k"], choices["top_p"], choices["seed"]),
@@ -62,7 +69,7 @@ def generate_command(
     )
     asked = prompts_given(prompts, prompts_file, raw)
     model = load_quietly(bundle, choices["threads"], choices["verbose"])
-    conversation = None if prompts_file or raw else Conversation(model, options, system)
+    conversation = None if prompts_file or raw else Conversation(model, options, system, **variables)
     total = Statistics()
     for prompt in asked:
         answer = conversation.stream(prompt.last_message) if conversation else model.stream_prompt(prompt, options)

@@ -8,7 +8,7 @@ from typing import Any
 
 from .container import BundleFile
 from .model_file import ModelInfo, SignatureInfo, dtype_size, read_model
-from .names import EMBEDDER, MTP_DRAFTER, PREFILL_DECODE
+from .names import EMBEDDER, MTP_DRAFTER, PREFILL_DECODE, TEMPLATE_NOTE
 
 # A dense head multiplies the whole vocabulary; the clustered one picks clusters first.
 _CLUSTERED_HEAD_OPERATOR = "TOPK_V2"
@@ -119,6 +119,7 @@ class Inspection:
             if metadata
             else [],
             "chat_template": bool(metadata.jinja_prompt_template) if metadata else False,
+            "chat_template_verdict": self.bundle.system_metadata.get(TEMPLATE_NOTE),
             "min_runtime_version": metadata.min_runtime_version if metadata else None,
             "speculative_decoding": {
                 "draft_tokens": self.draft_tokens,

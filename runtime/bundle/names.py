@@ -9,6 +9,9 @@ EMBEDDER = "embedder"
 PER_LAYER_EMBEDDER = "per_layer_embedder"
 MTP_DRAFTER = "mtp_drafter"
 
+# Key of the file's own metadata under which an export of this project says what it did to the chat template.
+TEMPLATE_NOTE = "chat_template_verdict"
+
 PARAM_TENSOR = "param_tensor"
 KV_PREFIX = "kv_cache_"
 

@@ -1,18 +1,20 @@
 """Prompts from a JSON-lines file.
 
 One object a line, with `prompt` (a user's message), `messages` (a whole chat) or `text` (as the model reads it, without
-the chat template).
+the chat template); beside the first two, what the template shall see: `tools`, `enable_thinking`, and under
+`chat_template_kwargs` (vLLM's name) any other variable.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from .chat_template import Message
+from .litertlm_template import Message
 
 # For runs without prompts: a question, a text to go on with, code.
 DEFAULT_PROMPTS = (
@@ -20,20 +22,28 @@ DEFAULT_PROMPTS = (
     "Write a short story about a lighthouse keeper who finds a letter.",
     "Write a Python function that reads a CSV file and returns the mean of every numeric column.",
 )
-_KEYS = ("prompt", "messages", "text")
+_KINDS = ("prompt", "messages", "text")
+_VARIABLES = ("tools", "enable_thinking", "chat_template_kwargs")
+# Given by the runtime or by the conversation itself.
+_RESERVED = ("messages", "add_generation_prompt", "bos_token")
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What to answer: `text` as the model reads it, or `messages` for the chat template."""
+    """What to answer: `text` as the model reads it, or `messages` for the chat template, which sees `variables`
+    (`tools`, `enable_thinking`, ...) beside them."""
 
     text: str | None = None
     messages: tuple[Message, ...] = ()
+    variables: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def last_message(self) -> str:
-        """The user's message at the end of the chat."""
-        return self.messages[-1]["content"]
+        """The text of the message at the end of the chat."""
+        content = self.messages[-1].get("content")
+        if isinstance(content, list):
+            return "".join(part.get("text", "") for part in content)
+        return content or ""
 
 
 def user_prompt(message: str) -> Prompt:
@@ -59,24 +69,91 @@ def read_prompts(path: Path) -> list[Prompt]:
     return prompts
 
 
+def read_tools(path: Path) -> list[dict[str, Any]]:
+    """Tools from a JSON file: a list of function declarations, as transformers and OpenAI write them.
+
+    Raises:
+        UserError: the file cannot be read, or holds something else.
+    """
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path}: cannot be read as JSON ({error}); expected a list of function declarations"
+        ) from error
+    return checked_tools(value, str(path))
+
+
+def checked_tools(value: Any, where: str) -> list[dict[str, Any]]:
+    """`value` if it is a list of function declarations.
+
+    Raises:
+        UserError: it is none; `where` names it.
+    """
+    entries = value if isinstance(value, list) else []
+    wrong = [entry for entry in entries if not _is_tool(entry)]
+    if wrong or not isinstance(value, list):
+        form = '{"type": "function", "function": {"name": ..., "parameters": ...}}'
+        found = json.dumps(wrong[0] if wrong else value)[:60]
+        raise UserError(f"{where}: tools must be a list of {form}, found {found}")
+    return entries
+
+
+def _is_tool(entry: Any) -> bool:
+    function = entry.get("function") if isinstance(entry, dict) else None
+    return isinstance(function, dict) and isinstance(function.get("name"), str)
+
+
 def _parse(line: str, where: str) -> Prompt:
     try:
         value: Any = json.loads(line)
     except ValueError as error:
         raise UserError(f"{where}: not JSON ({error})") from error
-    given = [key for key in _KEYS if key in value] if isinstance(value, dict) else []
+    given = [key for key in _KINDS if key in value] if isinstance(value, dict) else []
     if len(given) != 1:
-        raise UserError(f"{where}: expected an object with one of {', '.join(_KEYS)}, found {line.strip()[:60]}")
-    content = value[given[0]]
-    if given[0] == "messages":
+        raise UserError(f"{where}: expected an object with one of {', '.join(_KINDS)}, found {line.strip()[:60]}")
+    kind, content = given[0], value[given[0]]
+    further = () if kind == "text" else _VARIABLES
+    if unknown := sorted(value.keys() - {kind, *further}):
+        known = f"{', '.join(further)}" if further else "nothing, as no template sees it"
+        raise UserError(f"{where}: {unknown[0]!r} is unknown; expected beside {kind}: {known}")
+    if kind == "messages":
         if not _is_chat(content):
             raise UserError(f'{where}: messages must be a list of {{"role": ..., "content": ...}}')
-        return Prompt(messages=tuple(content))
+        return Prompt(messages=tuple(content), variables=_variables(value, where))
     if not isinstance(content, str):
-        raise UserError(f"{where}: {given[0]} must be a text")
-    return Prompt(text=content) if given[0] == "text" else user_prompt(content)
+        raise UserError(f"{where}: {kind} must be a text")
+    if kind == "text":
+        return Prompt(text=content)
+    return Prompt(messages=user_prompt(content).messages, variables=_variables(value, where))
+
+
+def _variables(value: dict[str, Any], where: str) -> dict[str, Any]:
+    found: Any = value.get("chat_template_kwargs", {})
+    if not isinstance(found, dict) or found.keys() & {*_RESERVED}:
+        raise UserError(
+            f"{where}: chat_template_kwargs must be an object of template variables, none of {', '.join(_RESERVED)}"
+        )
+    found = dict(found)
+    if "enable_thinking" in value:
+        if not isinstance(value["enable_thinking"], bool):
+            raise UserError(f"{where}: enable_thinking is {value['enable_thinking']!r}, expected true or false")
+        found["enable_thinking"] = value["enable_thinking"]
+    if "tools" in value:
+        found["tools"] = checked_tools(value["tools"], where)
+    return found
 
 
 def _is_chat(content: Any) -> bool:
     entries = content if isinstance(content, list) else []
-    return bool(entries) and all(isinstance(entry, dict) and {"role", "content"} <= entry.keys() for entry in entries)
+    return bool(entries) and all(map(_is_message, entries))
+
+
+def _is_message(entry: Any) -> bool:
+    """A message has a role and says something: a text, parts, tool calls or responses."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("role"), str):
+        return False
+    content = entry.get("content")
+    if isinstance(content, list):
+        return all(isinstance(part, dict) and isinstance(part.get("type"), str) for part in content)
+    return isinstance(content, str) or (content is None and bool({"tool_calls", "tool_responses"} & entry.keys()))

@@ -19,6 +19,11 @@ class Tokenizer(Protocol):
         """Text of `ids`, special tokens included."""
         ...
 
+    @property
+    def last_token(self) -> int:
+        """The highest id that a text can become."""
+        ...
+
 
 class HuggingFaceTokenizer:
     """A `tokenizer.json`."""
@@ -34,6 +39,10 @@ class HuggingFaceTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode(list(ids), skip_special_tokens=False)
 
+    @property
+    def last_token(self) -> int:
+        return max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+
 
 class SentencePieceTokenizer:
     """A SentencePiece `tokenizer.model`."""
@@ -48,6 +57,10 @@ class SentencePieceTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode(list(ids))
+
+    @property
+    def last_token(self) -> int:
+        return self._tokenizer.get_piece_size() - 1
 
 
 def read_tokenizer(kind: str, content: bytes, where: str) -> Tokenizer:

@@ -284,10 +284,11 @@ def test_mistyped_option_gets_a_suggestion(refused: Refused) -> None:
     assert "--weights" in refused("--wieghts", "int8")
 
 
+@pytest.mark.export
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_run_leaves_nothing(number: int, pair, tmp_path: Path) -> None:
     before = sorted(tmp_path.rglob("*"))
-    command = [sys.executable, "-m", "gemma_mtp.export.cli.main", "export", str(pair[0]), str(pair[1])]
+    command = [sys.executable, "-m", "gemma_mtp.export.cli", "export", str(pair[0]), str(pair[1])]
     ignored = {signal.SIGINT: signal.SIG_DFL, signal.SIGTERM: signal.SIG_IGN}
     process = subprocess.Popen(
         [*command, "-o", str(tmp_path / "out")],

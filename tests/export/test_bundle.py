@@ -89,7 +89,7 @@ def test_metadata_states_everything_the_runtime_would_guess(small_int8: Path) ->
     assert [list(stop.token_ids.ids) for stop in metadata.stop_tokens] == [[1], [5]]
     assert metadata.max_num_tokens == CONTEXT
     assert metadata.llm_model_type.WhichOneof("model_type") == "gemma4"
-    assert metadata.jinja_prompt_template == (TARGET / "chat_template.jinja").read_text()
+    assert metadata.jinja_prompt_template.endswith((TARGET / "chat_template.jinja").read_text())
     assert {buffer.prefill_input_name for buffer in executor.state_buffers} == {
         f"kv_cache_{kind}_{layer}" for kind in "kv" for layer in range(5)
     }

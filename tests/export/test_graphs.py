@@ -12,7 +12,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from gemma_mtp.runtime.bundle.flatbuffer import operator_code, parse
 from gemma_mtp.runtime.parity.oracle.reference import draft, load_pair, target_states
-from tests.conftest import DRAFTER, TARGET
+from tests.conftest import DRAFTER, TARGET, BundleOf
 from tests.support.graph_runner import GraphRunner
 from tests.support.oracle import run_target
 
@@ -28,9 +28,9 @@ def assert_close(ours: np.ndarray, theirs: torch.Tensor) -> None:
 
 
 @pytest.fixture(params=["small_fp32", "e4b", "dense_head"])
-def case(request: pytest.FixtureRequest):
+def case(request: pytest.FixtureRequest, bundle_of: BundleOf):
     """An export and the checkpoints it was made from."""
-    folder = request.getfixturevalue(request.param)
+    folder = bundle_of(request.param)
     if request.param == "e4b":
         checkpoints = request.getfixturevalue("e4b_checkpoints")
     else:
@@ -73,11 +73,9 @@ def test_every_signature_equals_transformers(case, graph_runner: Load) -> None:
 
 
 @pytest.mark.parametrize("weights", ["small_fp32", "small_int8"])
-def test_verify_rows_equal_decode_steps_bit_for_bit(
-    weights: str, request: pytest.FixtureRequest, graph_runner: Load
-) -> None:
+def test_verify_rows_equal_decode_steps_bit_for_bit(weights: str, bundle_of: BundleOf, graph_runner: Load) -> None:
     """So on the CPU, equal text with speculative decoding on and off is not luck."""
-    runner = graph_runner(request.getfixturevalue(weights))
+    runner = graph_runner(bundle_of(weights))
     tokens = torch.randint(20, 2000, (90,), generator=torch.Generator().manual_seed(1)).tolist()
     runner.prefill(tokens[:80])
     before = dict(runner.caches)

@@ -60,6 +60,7 @@ def test_held_out_text_is_never_trained_on() -> None:
     assert not {d.text for d in trained} & {d.text for d in held_out if d.text}
 
 
+@pytest.mark.slow
 def test_half_of_the_drafted_tokens_are_accepted(pair, capsys: pytest.CaptureFixture[str]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(TARGET)
     prompts = [prompt for prompt in held_out_prompts(24, seed=1) if len(prompt) < 450][:12]

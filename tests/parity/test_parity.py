@@ -27,7 +27,7 @@ from gemma_mtp.runtime.parity.report.report import Stage, Verdict
 from gemma_mtp.runtime.parity.report.thresholds import THRESHOLDS, read_thresholds, weight_format
 from gemma_mtp.runtime.parity.verify import VerifyOptions, verify
 from gemma_mtp.runtime.text.prompts import Prompt
-from tests.conftest import CONTEXT, DRAFTER, TARGET, WINDOW
+from tests.conftest import CONTEXT, DRAFTER, TARGET, WINDOW, BundleOf
 from tests.support.faults import FAULTS, Fault, planted
 from tests.support.oracle import run_target
 from tests.support.surgery import Surgery
@@ -53,7 +53,7 @@ def prompts_file(tmp_path_factory: pytest.TempPathFactory, prompts) -> Path:
 
 
 @pytest.fixture(scope="module")
-def verified(request: pytest.FixtureRequest, prompts_file: Path, tmp_path_factory):
+def verified(bundle_of: BundleOf, prompts_file: Path, tmp_path_factory):
     """Exit code, output, JSON and page of `verify` on a fixture's bundle, in a process of its own; each made once."""
     made: dict[str, tuple[int, str, dict, str]] = {}
 
@@ -61,9 +61,9 @@ def verified(request: pytest.FixtureRequest, prompts_file: Path, tmp_path_factor
         if name not in made:
             folder = tmp_path_factory.mktemp(name)
             files = ("--json", folder / "parity.json", "--html", folder / "parity.html")
-            bundle = request.getfixturevalue(name) / "model.litertlm"
+            bundle = bundle_of(name) / "model.litertlm"
             arguments = (bundle, *PAIR, "--prompts", prompts_file, "--threads", 2, *files)
-            command = [sys.executable, "-m", "gemma_mtp.export.cli.main", "verify", *map(str, arguments)]
+            command = [sys.executable, "-m", "gemma_mtp.export.cli", "verify", *map(str, arguments)]
             done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
             assert "LiteRT:" not in done.stderr
             page = (folder / "parity.html").read_text()

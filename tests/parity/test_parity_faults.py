@@ -18,7 +18,7 @@ from gemma_mtp.runtime.parity.oracle.oracle import Oracle
 from gemma_mtp.runtime.parity.report.report import Report
 from gemma_mtp.runtime.parity.verify import VerifyOptions, verify
 from gemma_mtp.runtime.text.prompts import Prompt
-from tests.conftest import DRAFTER, TARGET, Exports, HeldOutPrompt
+from tests.conftest import DRAFTER, TARGET, BundleOf, Exports, HeldOutPrompt
 from tests.support.faults import FAULTS, Fault, planted
 
 
@@ -47,18 +47,18 @@ def found(request: pytest.FixtureRequest):
 
 
 @pytest.mark.parametrize("weights", ["small_fp32", "small_int8"])
-def test_sound_bundle_passes(weights: str, request: pytest.FixtureRequest, oracle: Oracle, options) -> None:
-    report = verify(request.getfixturevalue(weights), oracle, options)
+def test_sound_bundle_passes(weights: str, bundle_of: BundleOf, oracle: Oracle, options) -> None:
+    report = verify(bundle_of(weights), oracle, options)
     assert report.passed, report.summary()
     assert weights == "small_int8" or report.near_ties == 0
 
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_fault_is_named(
-    name: str, request: pytest.FixtureRequest, tmp_path: Path, oracle: Oracle, options: VerifyOptions, found
+    name: str, bundle_of: BundleOf, tmp_path: Path, oracle: Oracle, options: VerifyOptions, found
 ) -> None:
     fault: Fault = FAULTS[name]
-    sound = request.getfixturevalue(f"small_{fault.weights}")
+    sound = bundle_of(f"small_{fault.weights}")
     report = verify(planted(sound, fault, tmp_path / "faulty"), oracle, options)
     found[name] = (fault.stage, report)
     assert report.first_failure == fault.stage, report.summary()

@@ -28,7 +28,7 @@ def run() -> Command:
     """Runs the command in a process of its own; exit code, standard output and standard error."""
 
     def call(*arguments: object, stdin: str = "") -> tuple[int, str, str]:
-        command = [sys.executable, "-m", "gemma_mtp.export.cli.main", *map(str, arguments)]
+        command = [sys.executable, "-m", "gemma_mtp.export.cli", *map(str, arguments)]
         done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=300)
         return done.returncode, done.stdout, done.stderr
 

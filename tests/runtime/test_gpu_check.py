@@ -19,15 +19,15 @@ from gemma_mtp.runtime.errors import UserError
 from gemma_mtp.runtime.gpu.check import Finding, check_model
 from gemma_mtp.runtime.gpu.operators import TABLE
 from gemma_mtp.runtime.stock import StockRuntimeError, run_stock
-from tests.conftest import DRAFTER, TARGET, Exports
+from tests.conftest import DRAFTER, TARGET, BundleOf, Exports
 from tests.support.foreign import foreign_models
 from tests.support.foreign import pack as pack_bundle
 
 
 @pytest.mark.parametrize("export", ["small_fp32", "small_int8", "e4b", "dense_head"])
 @pytest.mark.parametrize("model", ["prefill_decode", "mtp_drafter"])
-def test_every_graph_is_one_that_the_gpu_backend_takes(export: str, model: str, request: pytest.FixtureRequest) -> None:
-    reports = check_model(model, (request.getfixturevalue(export) / f"{model}.tflite").read_bytes())
+def test_every_graph_is_one_that_the_gpu_backend_takes(export: str, model: str, bundle_of: BundleOf) -> None:
+    reports = check_model(model, (bundle_of(export) / f"{model}.tflite").read_bytes())
     assert reports
     assert [report.findings for report in reports] == [()] * len(reports)
 

@@ -24,6 +24,8 @@ from gemma_mtp.runtime.text.stream import TextStream
 from gemma_mtp.runtime.text.tokenizer import read_tokenizer
 from tests.conftest import TARGET
 
+TOOL = {"type": "function", "function": {"name": "get_time", "parameters": {"type": "object"}}}
+
 
 @pytest.fixture(scope="module")
 def model(small_int8: Path) -> Model:
@@ -194,12 +196,50 @@ def test_chat_template_that_fails_says_why(template: str, reason: str) -> None:
 def test_prompts_are_read_line_by_line(tmp_path: Path) -> None:
     path = tmp_path / "prompts.jsonl"
     chat = [{"role": "user", "content": "b"}]
-    path.write_text("\n".join(map(json.dumps, [{"prompt": "a"}, {"messages": chat}, {"text": "c", "id": 1}])) + "\n\n")
+    path.write_text("\n".join(map(json.dumps, [{"prompt": "a"}, {"messages": chat}, {"text": "c"}])) + "\n\n")
     assert read_prompts(path) == [
         Prompt(messages=({"role": "user", "content": "a"},)),
         Prompt(messages=tuple(chat)),
         Prompt(text="c"),
     ]
+
+
+def test_what_a_prompts_file_says_reaches_the_template(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    line = {"prompt": "a", "tools": [TOOL], "enable_thinking": True, "chat_template_kwargs": {"style": "short"}}
+    path.write_text(json.dumps(line))
+    (prompt,) = read_prompts(path)
+    assert prompt.variables == {"tools": [TOOL], "enable_thinking": True, "style": "short"}
+    template = "{{ tools[0]['function']['name'] }} {{ enable_thinking }} {{ style }}: {{ messages[0]['content'] }}"
+    assert render_chat(template, prompt.messages, "", prompt.variables).startswith("get_time ")
+    with pytest.raises(UserError, match="reads no variable style"):
+        render_chat("{{ tools }} {{ enable_thinking }}", prompt.messages, "", prompt.variables)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ({"prompt": "a", "enable_thnking": True}, "'enable_thnking' is unknown"),
+        ({"text": "a", "tools": [TOOL]}, "'tools' is unknown"),
+        ({"prompt": "a", "enable_thinking": "yes"}, "expected true or false"),
+        ({"prompt": "a", "tools": TOOL}, "tools must be a list"),
+        ({"prompt": "a", "tools": [{"name": "get_time"}]}, "tools must be a list"),
+        ({"prompt": "a", "chat_template_kwargs": {"messages": []}}, "none of messages"),
+        ({"messages": [{"role": "assistant", "content": None}]}, "messages must be a list"),
+    ],
+)
+def test_prompts_file_that_says_what_nobody_reads_is_refused(line: dict, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(json.dumps(line))
+    with pytest.raises(UserError, match=reason):
+        read_prompts(path)
+
+
+def test_a_message_may_call_a_tool_instead_of_saying_something(tmp_path: Path) -> None:
+    call = {"role": "assistant", "tool_calls": [{"function": {"name": "get_time", "arguments": {}}}]}
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(json.dumps({"messages": [call]}))
+    assert read_prompts(path)[0].messages == (call,)
 
 
 def test_break_even_is_where_a_round_earns_what_it_costs() -> None:

@@ -10,19 +10,19 @@ import pytest
 from gemma_mtp.runtime.decoding.generation import Generation, GenerationOptions
 from gemma_mtp.runtime.model import Conversation, Model, load
 from gemma_mtp.runtime.parity.oracle.reference import speculate
-from tests.conftest import CONTEXT, DRAFT_TOKENS, STOP, TO_THE_END
+from tests.conftest import CONTEXT, DRAFT_TOKENS, STOP, TO_THE_END, BundleOf
 
 OFF, ON = GenerationOptions(mtp=False), GenerationOptions()
 
 
 @pytest.fixture(scope="module")
-def model(request: pytest.FixtureRequest) -> Callable[[str], Model]:
+def model(bundle_of: BundleOf) -> Callable[[str], Model]:
     """The bundle of a fixture's export, loaded once."""
     loaded: dict[str, Model] = {}
 
     def get(name: str) -> Model:
         if name not in loaded:
-            loaded[name] = load(request.getfixturevalue(name) / "model.litertlm", threads=2)
+            loaded[name] = load(bundle_of(name) / "model.litertlm", threads=2)
         return loaded[name]
 
     return get

@@ -87,10 +87,12 @@ def random_target(seed: int = 0, **changes: object) -> Gemma4ForConditionalGener
     return model.eval()
 
 
+# Five sliding layers to a full one and two kv heads, as E4B; of the KV-sharing layers one of each type, as every layer
+# is traced several times.
 E4B_PATTERN: dict[str, object] = {
-    "num_hidden_layers": 12,
-    "num_kv_shared_layers": 6,
-    "layer_types": (["sliding_attention"] * 5 + ["full_attention"]) * 2,
+    "num_hidden_layers": 8,
+    "num_kv_shared_layers": 2,
+    "layer_types": ["sliding_attention"] * 5 + ["full_attention", "sliding_attention", "full_attention"],
     "num_key_value_heads": 2,
     "use_double_wide_mlp": False,
 }

@@ -26,7 +26,7 @@ def print_inspection(inspection: Inspection, console: Console) -> None:
                 ("model family", about["model_family"] or "not stated"),
                 ("context", f"{about['context_length']} tokens" if about["context_length"] else "not stated"),
                 ("KV cache", size(about["kv_cache_bytes"])),
-                ("chat template", "yes" if about["chat_template"] else "no"),
+                ("chat template", about["chat_template_verdict"] or ("yes" if about["chat_template"] else "no")),
                 ("stop tokens", ", ".join(map(str, about["stop_tokens"])) or "none"),
                 ("needs runtime", about["min_runtime_version"] or "not stated"),
                 ("draft tokens", drafts),

@@ -1,0 +1,69 @@
+"""Everything that a bundle needs of a target beside its weights, read and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..checkpoint.config import TargetConfig
+from ..checkpoint.files import Checkpoint
+from .chat_template import find_template, read_template
+from .sampling import Sampling, read_sampling
+from .special_tokens import CONTROL_TOKENS, known_tokens, single_token, stop_tokens, unstopped
+from .tokenizer import open_tokenizer, special_texts
+
+
+@dataclass(frozen=True)
+class TextFiles:
+    """What the bundle needs of a checkpoint beside its weights.
+
+    `tokenizer` is a SentencePiece `tokenizer.model` or a Hugging Face `tokenizer.json` of `vocabulary` tokens; `known`
+    are the control tokens that it has. `chat_template` comes from the file `template_source`; it sees the texts of
+    `special_tokens` by name. `bos` is None where prompts do not begin with a start token. `vision` is the
+    configuration's `vision_config`. `warnings` are for the person who exports.
+    """
+
+    tokenizer: Path
+    chat_template: str
+    bos: int | None
+    stop: tuple[int, ...]
+    pad: int
+    sampling: Sampling
+    vocabulary: int
+    template_source: str = ""
+    special_tokens: Mapping[str, str] = field(default_factory=dict)
+    known: frozenset[str] = frozenset(CONTROL_TOKENS)
+    vision: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+def read_text_files(checkpoint: Checkpoint, config: TargetConfig, given: Path | None = None) -> TextFiles:
+    """Tokenizer, chat template, special tokens and sampling of a target; `given` is a file with another template.
+
+    Raises:
+        UserError: one of them is missing or unreadable, a token lies outside the vocabulary, or a sampling setting is
+            wrong.
+    """
+    path, tokenizer = open_tokenizer(checkpoint, config.vocab_size)
+    generation: dict[str, Any] = {}
+    if checkpoint.path("generation_config.json").is_file():
+        generation = checkpoint.read_json("generation_config.json", "")
+    files = generation, checkpoint.config, config.vocab_size, str(checkpoint.folder)
+    stop, bos = tuple(stop_tokens(*files)), single_token("bos_token_id", *files)
+    found = read_template(given) if given else find_template(checkpoint)
+    return TextFiles(
+        tokenizer=path,
+        chat_template=found.text,
+        template_source=found.where,
+        special_tokens=special_texts(checkpoint, tokenizer, bos),
+        bos=bos,
+        stop=stop,
+        pad=single_token("pad_token_id", *files, default=0),
+        sampling=read_sampling(generation, str(checkpoint.folder)),
+        vocabulary=config.vocab_size,
+        known=known_tokens(tokenizer),
+        vision=checkpoint.config.get("vision_config") or {},
+        warnings=unstopped(found.text, tokenizer, stop),
+    )

@@ -1,0 +1,173 @@
+"""Conversations on stock LiteRT-LM, which renders the template itself, with the small pair's chat adapter."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer
+
+from gemma_mtp.runtime.parity.report.report import Stage, Verdict
+from gemma_mtp.runtime.parity.stages.conversation import (
+    ConversationReference,
+    conversation_requests,
+    conversation_stage,
+)
+from gemma_mtp.runtime.stock import Conversation, ConversationRequest, StockRuntimeError, run_conversations
+from tests.small_pair.chat_adapter.merge import merged_checkpoint
+from tests.small_pair.dialogues import DIALOGUES, PLAIN, THINKING, TOOLS, Dialogue
+
+TEMPLATE = (Path(__file__).parent / "small_pair" / "chat_adapter" / "chat_template.jinja").read_text("utf-8")
+# The same for an engine that knows no methods of Python's dicts.
+_WITHOUT_METHODS = re.sub(r"\.get\('(\w+)'\)", r"['\1']", TEMPLATE)
+# And for a runtime that hands its own answers back with their thinking, and wants the text to grow.
+ADAPTED = _WITHOUT_METHODS.replace("if thinking and", "if thinking and message['channels'] is not defined and").replace(
+    "'value:' -}}{{- quoted(spoken(content, 'tool')) -}}",
+    "'value:' -}}{{- quoted(content[0]['response'] or spoken(content, 'tool')) -}}",
+)
+LIMIT = 48
+
+
+@pytest.fixture(scope="module")
+def chat_target(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return merged_checkpoint(tmp_path_factory.mktemp("chat") / "target")
+
+
+@pytest.fixture(scope="module")
+def chat(exports, chat_target: Path) -> Path:
+    return exports("chat", chat_target) / "model.litertlm"
+
+
+@pytest.fixture(scope="module")
+def reference(chat_target: Path) -> ConversationReference:
+    tokenizer = AutoTokenizer.from_pretrained(chat_target)
+
+    def render(messages: Any, **options: Any) -> str:
+        return tokenizer.apply_chat_template(list(messages), tokenize=False, **options)
+
+    return ConversationReference(render, lambda text: tokenizer(text, add_special_tokens=False)["input_ids"], "<bos>")
+
+
+def asked(dialogue: Dialogue) -> ConversationRequest:
+    turns = tuple(turn.sent for turn in dialogue.turns)
+    return ConversationRequest(turns, dialogue.system, (), dialogue.tools, dialogue.enable_thinking or None)
+
+
+@pytest.fixture(scope="module")
+def held(chat: Path) -> dict[bool, dict[str, Conversation]]:
+    """Every dialogue, without and with MTP, by name."""
+    requests = [asked(dialogue) for dialogue in DIALOGUES]
+    runs = {
+        mtp: run_conversations(chat, requests, speculative=mtp, max_tokens=LIMIT, chat_template=ADAPTED)
+        for mtp in (False, True)
+    }
+    assert runs[False].acceptance_rate is None
+    assert 0 < (runs[True].acceptance_rate or 0) < 1
+    return {mtp: {d.name: c for d, c in zip(DIALOGUES, run, strict=True)} for mtp, run in runs.items()}
+
+
+@pytest.mark.parametrize("mtp", [False, True])
+@pytest.mark.parametrize("dialogue", DIALOGUES, ids=lambda dialogue: dialogue.name)
+def test_answers_are_the_dialogues_own(held, dialogue: Dialogue, mtp: bool) -> None:
+    for turn, expected in zip(held[mtp][dialogue.name].turns, dialogue.turns, strict=True):
+        assert turn.stopped
+        assert turn.text == expected.answer.get("content", "")
+        assert turn.tool_calls == expected.answer.get("tool_calls", [])
+        thinking = expected.answer.get("reasoning_content")
+        assert turn.channels == ({"thought": thinking + "\n"} if thinking else {})
+
+
+def test_mtp_changes_neither_answers_nor_what_is_cached(held) -> None:
+    assert held[True] == held[False]
+
+
+def test_prompts_are_what_the_template_grows_by(held) -> None:
+    system, further, _ = (turn.prompt for turn in held[False]["system"].turns)
+    asking = "<|turn>user\nWhich keyword defines a function?<turn|>\n<|turn>model\n"
+    assert system == f"<|turn>system\nAnswer in one word.<turn|>\n{asking}"
+    assert further == "<|turn>user\nAnd a class?<turn|>\n<|turn>model\n"
+    response = held[False]["tools"].turns[1].prompt
+    assert response == 'response:get_weather{value:<|"|>clear, 21 degrees<|"|>}<tool_response|>'
+
+
+def test_the_limit_of_tokens_is_no_end_of_a_turn(chat: Path) -> None:
+    run = run_conversations(chat, [asked(PLAIN)], speculative=False, max_tokens=5, chat_template=ADAPTED)
+    turn = run.conversations[0].turns[0]
+    assert (turn.stopped, turn.answer_tokens) == (False, 5)
+    assert "Merge sort: split the list, sort both halves and merge them.".startswith(turn.text)
+
+
+def test_history_is_part_of_the_first_prompt(chat: Path) -> None:
+    history = tuple(PLAIN.messages(2)[:-1])
+    request = ConversationRequest((PLAIN.turns[2].sent,), history=history)
+    run = run_conversations(chat, [request], speculative=False, max_tokens=LIMIT, chat_template=ADAPTED)
+    (turn,) = run.conversations[0].turns
+    assert turn.prompt.count("<|turn>user\n") == 3
+    assert turn.text == PLAIN.turns[2].raw
+
+
+def test_a_template_that_the_runtime_cannot_render_is_reported_with_its_reason(chat: Path) -> None:
+    with pytest.raises(StockRuntimeError, match="unknown method: map has no method named get"):
+        run_conversations(chat, [asked(PLAIN)], speculative=False, chat_template=TEMPLATE)
+
+
+def test_thinking_that_a_template_takes_back_ends_the_conversation(chat: Path) -> None:
+    """The released template renders the thinking of the newest answer only, and the runtime wants its text to grow."""
+    with pytest.raises(StockRuntimeError, match="does not start with the previous rendered template string"):
+        run_conversations(chat, [asked(THINKING)], speculative=False, chat_template=_WITHOUT_METHODS)
+
+
+def staged(bundle: Path, requests, reference: ConversationReference, template: str) -> dict[str, Any]:
+    stage = Stage("conversation")
+    conversation_stage(stage, bundle, requests, reference, LIMIT, 2, template)
+    return {check.name: check for check in stage.checks}
+
+
+def test_stage_passes_on_dialogues(chat: Path, reference: ConversationReference) -> None:
+    checks = staged(chat, {d.name: asked(d) for d in (PLAIN, THINKING, TOOLS)}, reference, ADAPTED)
+    assert {check.verdict for check in checks.values()} <= {Verdict.PASS, Verdict.NOTE}, checks
+    assert checks["turns that a stop token ended"].value == "10 of 10"
+    assert checks["turns that think"].value == "3 of 3"
+    assert checks["turns that call a tool"].value == "2 of 4"
+
+
+def test_stage_passes_on_its_own_conversations(chat: Path, reference: ConversationReference) -> None:
+    requests = conversation_requests(TEMPLATE)
+    assert set(requests) == {"one turn", "three turns", "system", "tools", "tool response", "thinking"}
+    assert set(conversation_requests("{{ messages }}")) == {"one turn", "three turns", "system"}
+    checks = staged(chat, requests, reference, ADAPTED)
+    assert {check.verdict for check in checks.values()} <= {Verdict.PASS, Verdict.NOTE, Verdict.SKIPPED}, checks
+
+
+@pytest.mark.parametrize(
+    ("template", "check", "problem"),
+    [
+        (TEMPLATE, "LiteRT-LM holds the conversations", "no method named get"),
+        (ADAPTED.replace("<|turn>' + role", "<|turn> ' + role"), "the prompts are transformers'", "turn 1: ' "),
+        ("<bos>" + ADAPTED, "the prompts are transformers'", "'bos><|turn>user"),
+    ],
+    ids=["methods", "a space more", "start token twice"],
+)
+def test_stage_finds_a_template_that_renders_otherwise(
+    template: str, check: str, problem: str, chat: Path, reference: ConversationReference
+) -> None:
+    found = staged(chat, {"plain": asked(PLAIN)}, reference, template)[check]
+    assert found.verdict is Verdict.FAIL
+    assert problem in str(found.value)
+
+
+def test_stage_finds_lost_responses_of_tools(chat: Path, reference: ConversationReference) -> None:
+    """What the released template makes of LiteRT-LM's own message: it looks for parts of text only."""
+    requests = {"tool response": conversation_requests(TEMPLATE)["tool response"]}
+    found = staged(chat, requests, reference, _WITHOUT_METHODS)["the prompts are transformers'"]
+    assert found.verdict is Verdict.FAIL
+    assert "expected 'rain" in str(found.value)
+
+
+def test_stage_finds_other_tokens(chat: Path, reference: ConversationReference) -> None:
+    twice = ConversationReference(reference.render, lambda text: [2, *reference.encode(text)], "<bos>")
+    found = staged(chat, {"plain": asked(PLAIN)}, twice, ADAPTED)["the prompts' tokens are transformers'"]
+    assert found.verdict is Verdict.FAIL
+    assert "21 tokens were prefilled, expected 22" in str(found.value)
