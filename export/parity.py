@@ -9,6 +9,7 @@ assert report.passed, report.summary()
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ def verify_bundle(
     drafter: str,
     options: VerifyOptions | None = None,
     *,
+    adapters: Sequence[str] = (),
     max_memory: int | None = None,
     on_progress: Progress | None = None,
 ) -> Report:
@@ -42,6 +44,7 @@ def verify_bundle(
         target: hub id or folder.
         drafter: hub id or folder.
         options: what to compare on; three general prompts by default.
+        adapters: LoRA adapters that were merged into the target.
         max_memory: refuse to begin if more bytes than this would be needed.
         on_progress: see `verify`.
 
@@ -51,11 +54,12 @@ def verify_bundle(
     """
     path = Path(bundle)
     options = options or VerifyOptions(tuple(user_prompt(text) for text in DEFAULT_PROMPTS))
-    oracle = open_oracle(open_pair(target, drafter))
+    oracle = open_oracle(open_pair(target, drafter, adapters))
     if max_memory is not None:
         check_memory(memory_needed(path, oracle), max_memory)
     report = verify(path, oracle, options, on_progress)
-    return Report({"target": target, "drafter": drafter, **report.about}, report.stages)
+    about = {"target": target, "drafter": drafter} | ({"adapters": list(adapters)} if adapters else {})
+    return Report({**about, **report.about}, report.stages)
 
 
 def open_oracle(pair: Pair) -> Oracle:

@@ -15,7 +15,7 @@ from .bundle.metadata import executor_metadata, llm_metadata
 from .bundle.packing import MODELS, BundleParts, write_bundle
 from .bundle.template import adapted_text, as_dict, explanation, verdict
 from .checkpoint.files import describe_left_out
-from .checkpoint.pair import Pair
+from .checkpoint.pair import Pair, fine_tune_note
 from .checkpoint.values import read_weight
 from .graphs.bind import BoundFile, bind
 from .graphs.convert import convert
@@ -61,6 +61,9 @@ def export(
         UserError: bad input, or `out` cannot be written.
         ConversionError: the converter failed.
     """
+    for line in (*pair.notes, fine_tune_note(pair)):
+        if line:
+            reporter.say(line)
     text, adapted = adapted_text(
         read_text_files(pair.target, pair.target_config, chat_template), allow_difference=allow_template_difference
     )

@@ -73,6 +73,7 @@ class Exports:
         target: Path = TARGET,
         drafter: Path = DRAFTER,
         *,
+        adapters: tuple[Path, ...] = (),
         weights: str = "fp32",
         context: int = CONTEXT,
         prefill: tuple[int, ...] = PREFILL,
@@ -82,7 +83,7 @@ class Exports:
     ) -> Path:
         """Folder of the export called `name`, made now if it is new."""
         if name not in self.done:
-            pair = open_pair(str(target), str(drafter))
+            pair = open_pair(str(target), str(drafter), tuple(map(str, adapters)))
             options = resolve_options(
                 pair.target_config,
                 context_length=context,

@@ -9,6 +9,7 @@ from typing import Any
 
 from ...runtime.bundle.container import BundleFile
 from ...runtime.bundle.model_file import read_model
+from ..checkpoint.adapted import AdaptedCheckpoint
 from ..checkpoint.files import Checkpoint
 from ..checkpoint.hub import sha256_of
 from ..checkpoint.pair import Pair
@@ -44,7 +45,7 @@ def make_manifest(
     return {
         "manifest_version": _MANIFEST_VERSION,
         "sources": {
-            role: {"name": _source_name(checkpoint), "sha256": checkpoint.hashes}
+            role: {"name": _source_name(checkpoint), "sha256": checkpoint.hashes} | _adapters_of(checkpoint)
             for role, checkpoint in (("target", pair.target), ("drafter", pair.drafter))
         },
         "options": asdict(options),
@@ -77,6 +78,10 @@ def _signatures_of(bundle: BundleFile, name: str) -> dict[str, Any]:
         }
         for signature in info.signatures
     }
+
+
+def _adapters_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {"adapters": checkpoint.adapter_hashes} if isinstance(checkpoint, AdaptedCheckpoint) else {}
 
 
 def _source_name(checkpoint: Checkpoint) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 from ...runtime.errors import UserError
@@ -11,6 +11,16 @@ from ...runtime.errors import UserError
 LayerType = Literal["sliding_attention", "full_attention"]
 LAYER_TYPES: tuple[LayerType, LayerType] = ("sliding_attention", "full_attention")
 
+# What people take for an E2B or E4B, by model_type.
+_OTHER_MODELS = {
+    "gemma4_unified": "Gemma 4 12B, which has one decoder for all inputs",
+    "gemma4_unified_text": "Gemma 4 12B, which has one decoder for all inputs",
+    "gemma4_unified_assistant": "the drafter of Gemma 4 12B",
+    "gemma3": "Gemma 3, which has no MTP drafter",
+    "gemma3_text": "Gemma 3, which has no MTP drafter",
+    "gemma3n": "Gemma 3n, which has no MTP drafter",
+    "gemma3n_text": "Gemma 3n, which has no MTP drafter",
+}
 # transformers' Gemma4TextConfig falls back to these where a checkpoint leaves them out.
 _DEFAULT_ROPE = {
     "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0},
@@ -36,7 +46,10 @@ class AttentionConfig:
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """What target and drafter have in common: a stack of Gemma 4 decoder layers."""
+    """What target and drafter have in common: a stack of Gemma 4 decoder layers.
+
+    `own_head`: the checkpoint holds a head apart from the embedding (tensors decide it, not `config.json`).
+    """
 
     vocab_size: int
     hidden_size: int
@@ -51,6 +64,7 @@ class DecoderConfig:
     final_logit_softcapping: float | None
     ple_dim: int
     ple_vocab_size: int
+    own_head: bool = field(default=False, kw_only=True)
 
     @property
     def layers(self) -> int:
@@ -121,7 +135,9 @@ def read_target_config(raw: Mapping[str, Any], where: str) -> TargetConfig:
     if model_type == "gemma4_assistant":
         raise UserError(f"{where}: this is an MTP drafter (gemma4_assistant), expected a target: give the target first")
     if model_type not in ("gemma4", "gemma4_text"):
-        raise UserError(f"{where}: model_type is {model_type!r}, expected 'gemma4' (E2B, E4B or a fine-tune of them)")
+        raise UserError(
+            f"{where}: {_named(model_type)}, expected 'gemma4': only E2B, E4B and fine-tunes of them can be exported"
+        )
     text = raw.get("text_config", raw)
     if not isinstance(text, Mapping):
         raise UserError(f"{where}: text_config is not an object")
@@ -150,7 +166,7 @@ def read_drafter_config(raw: Mapping[str, Any], where: str) -> DrafterConfig:
     _refuse_quantized(raw, where)
     model_type = raw.get("model_type")
     if model_type != "gemma4_assistant":
-        hint = "this is a target" if model_type in ("gemma4", "gemma4_text") else f"model_type is {model_type!r}"
+        hint = "this is a target" if model_type in ("gemma4", "gemma4_text") else _named(model_type)
         raise UserError(f"{where}: {hint}, expected an MTP drafter ('gemma4_assistant'): give the drafter second")
     text = raw.get("text_config")
     if not isinstance(text, Mapping):
@@ -181,7 +197,6 @@ def check_pair(target: TargetConfig, drafter: DrafterConfig, where: str) -> None
     """
     pairs: list[tuple[str, object, object]] = [
         ("backbone_hidden_size", drafter.backbone_hidden_size, target.hidden_size),
-        ("vocab_size", drafter.vocab_size, target.vocab_size),
         ("kinds of layer_types", sorted(set(drafter.layer_types)), sorted(set(target.layer_types))),
     ]
     for layer_type in sorted(set(drafter.layer_types)):
@@ -198,6 +213,14 @@ def check_pair(target: TargetConfig, drafter: DrafterConfig, where: str) -> None
             raise UserError(
                 f"{where}: {name} is {found}, but the target has {expected}: this drafter belongs to another target"
             )
+    if drafter.vocab_size != target.vocab_size:
+        change = "added" if target.vocab_size > drafter.vocab_size else "removed"
+        raise UserError(
+            f"{where}: vocab_size is {drafter.vocab_size}, but the target has {target.vocab_size}: tokens were {change}"
+            " when the target was fine-tuned, and the drafter can only draft those of the base model; fine-tune with"
+            f" the tokens that Gemma reserves (<unused0>, ...), or bring the target back to {drafter.vocab_size} with"
+            " resize_token_embeddings() if the others are never used"
+        )
 
 
 def _decoder_fields(text: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -288,6 +311,11 @@ def _attention(
         rotated_pairs=rotated,
         window=None if full else _positive(text, "sliding_window", where, 512),
     )
+
+
+def _named(model_type: object) -> str:
+    known = _OTHER_MODELS.get(str(model_type))
+    return f"model_type is {model_type!r}" + (f" ({known})" if known else "")
 
 
 def _refuse_quantized(raw: Mapping[str, Any], where: str) -> None:

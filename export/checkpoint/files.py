@@ -17,8 +17,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from ...runtime.errors import UserError
+from .forms import INDEX, SINGLE, lone_shards, missing_shards, unmerged_peft, what_it_is
 from .hub import resolve, sha256_of
-from .weights import Weight
+from .weights import EMBEDDING, HEAD, Weight
 
 _FLOAT_DTYPES = frozenset({"BF16", "F16", "F32"})
 _INTEGER_DTYPES = frozenset({"I64", "I32"})
@@ -50,9 +51,15 @@ class Checkpoint:
         """
         self.source = source
         self.folder = resolve(source)
-        self.config = self.read_json("config.json", "the folder must hold a Hugging Face checkpoint")
+        hint = what_it_is(self.folder) if not self.path("config.json").is_file() else None
+        self.config = self.read_json("config.json", hint or "the folder must hold a Hugging Face checkpoint")
         self._files = self._weight_files()
         self._entries = self._read_headers()
+        if wrapped := unmerged_peft(self._entries):
+            raise UserError(
+                f"{self._entries[wrapped].file}: {wrapped} belongs to a PEFT model that was not merged:"
+                " save what merge_and_unload() returns, or give the base model and the adapter with --adapter"
+            )
 
     def path(self, name: str) -> Path:
         """Path of a file of this checkpoint, whether or not it exists."""
@@ -93,6 +100,15 @@ class Checkpoint:
             raise UserError(f"{self.folder}: no tensor named *{marker}; expected the weights of a Gemma 4 decoder")
         return min(decoders, key=len)
 
+    @property
+    def declares_tied_head(self) -> bool:
+        """`tie_word_embeddings` of the top level; as in transformers, that of `text_config` counts for nothing."""
+        return bool(self.config.get("tie_word_embeddings", True))
+
+    def has(self, name: str) -> bool:
+        """Is there a tensor of this name (without the prefix) in the files?"""
+        return self._stored_name(name) is not None
+
     def check(self, weights: Iterable[Weight]) -> None:
         """Check that every weight is there with its shape and a dtype that can be read.
 
@@ -105,6 +121,12 @@ class Checkpoint:
             name, entry = self._find(weight.source)
             if entry.shape != weight.source_shape:
                 found, expected = list(entry.shape), list(weight.source_shape)
+                if "embed_tokens" in name and found[1:] == expected[1:]:
+                    raise UserError(
+                        f"{entry.file}: {name} has {found[0]} rows, but config.json says {expected[0]}: tokens were"
+                        " added or removed, and the configuration was not saved with them;"
+                        " resize_token_embeddings() changes both"
+                    )
                 raise UserError(f"{entry.file}: {name} has shape {found}, expected {expected} from config.json")
             integer = entry.dtype in _INTEGER_DTYPES
             if entry.dtype not in _FLOAT_DTYPES | _INTEGER_DTYPES or integer != (weight.role.value == "index"):
@@ -118,21 +140,21 @@ class Checkpoint:
 
     def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
         """Rows `start`..`stop - 1` of a tensor, as `read` gives it; nothing else of it is loaded."""
-        full, entry = self._find(name)
-        try:
-            with safe_open(entry.file, framework="pt") as file:
-                tensor = file.get_slice(full)[start:stop]
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"{entry.file}: {full} cannot be read ({error})") from error
-        return tensor.float() if tensor.is_floating_point() else tensor
+        return self._take(name, range(start, stop))
 
     def read_rows_at(self, name: str, rows: Sequence[int]) -> torch.Tensor:
         """The given rows of a tensor, stacked, as `read` gives it; nothing else of it is loaded."""
+        return self._take(name, rows)
+
+    def _take(self, name: str, rows: Sequence[int]) -> torch.Tensor:
         full, entry = self._find(name)
         try:
             with safe_open(entry.file, framework="pt") as file:
-                table = file.get_slice(full)
-                tensor = torch.cat([table[row : row + 1] for row in rows])
+                part = file.get_slice(full)
+                if isinstance(rows, range):
+                    tensor = part[rows.start : rows.stop]
+                else:
+                    tensor = torch.cat([part[row : row + 1] for row in rows])
         except (OSError, SafetensorError) as error:
             raise UserError(f"{entry.file}: {full} cannot be read ({error})") from error
         return tensor.float() if tensor.is_floating_point() else tensor
@@ -150,19 +172,27 @@ class Checkpoint:
         return groups
 
     def _find(self, name: str) -> tuple[str, _Entry]:
-        for candidate in (self.prefix + name, name):
-            if candidate in self._entries:
-                return candidate, self._entries[candidate]
-        raise UserError(f"{self.folder}: tensor {self.prefix}{name} is missing; is this checkpoint complete?")
+        found = self._stored_name(name)
+        if found is None and name == EMBEDDING and self.declares_tied_head:
+            found = self._stored_name(HEAD)  # transformers ties either to the one that is there.
+        if found is None:
+            raise UserError(f"{self.folder}: tensor {self.prefix}{name} is missing; is this checkpoint complete?")
+        return found, self._entries[found]
+
+    def _stored_name(self, name: str) -> str | None:
+        found = [candidate for candidate in (self.prefix + name, name) if candidate in self._entries]
+        if not found and name == HEAD:  # Outside the decoder, under whatever wrapped the model.
+            found = [stored for stored in self._entries if stored.endswith(f".{HEAD}")]
+        if len(set(found)) > 1:
+            raise UserError(f"{self.folder}: both {found[0]} and {found[1]} are there; expected one {name}")
+        return found[0] if found else None
 
     def _weight_files(self) -> list[Path]:
-        single, index = self.path("model.safetensors"), self.path("model.safetensors.index.json")
+        single, index = self.path(SINGLE), self.path(INDEX)
         if single.is_file():
             return [single]
         if not index.is_file():
-            pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in self.folder.glob(pattern))
-            hint = f"; {pickles[0]} is a pickle, which is never read: convert it to safetensors" if pickles else ""
-            raise UserError(f"{self.folder}: no model.safetensors and no model.safetensors.index.json{hint}")
+            return self._shards_without_index()
         shards = self.read_json(index.name, "").get("weight_map")
         if not isinstance(shards, dict) or not shards:
             raise UserError(f"{index}: weight_map is missing or empty")
@@ -171,10 +201,25 @@ class Checkpoint:
             # The hub's cache holds links to a folder of blobs, so compare names, not what links point to.
             if os.path.isabs(shard) or not Path(os.path.normpath(root / shard)).is_relative_to(root):
                 raise UserError(f"{index}: weight_map points to {shard}, outside the checkpoint's folder")
-            if not (self.folder / shard).is_file():
-                raise UserError(f"{self.folder / shard}: no such file, though {index.name} names it")
             files.append(self.folder / shard)
+        missing = [file for file in files if not file.is_file()]
+        if missing:
+            others = f", as do {len(missing) - 1} others" if len(missing) > 1 else ""
+            raise UserError(f"{missing[0]}: no such file, though {index.name} names it{others}; copy it here as well")
         return files
+
+    def _shards_without_index(self) -> list[Path]:
+        """Numbered shards say themselves whether they are all there."""
+        shards = lone_shards(self.folder)
+        if not shards:
+            hint = f"; {found}" if (found := what_it_is(self.folder)) else ""
+            raise UserError(f"{self.folder}: no {SINGLE} and no {INDEX}{hint}")
+        if missing := missing_shards(shards):
+            raise UserError(
+                f"{self.folder / missing[0]}: no such file, and no {INDEX};"
+                f" {len(missing)} of {len(missing) + len(shards)} shards are missing: copy them here as well"
+            )
+        return shards
 
     def _read_headers(self) -> dict[str, _Entry]:
         entries: dict[str, _Entry] = {}
@@ -182,6 +227,11 @@ class Checkpoint:
             try:
                 with safe_open(path, framework="pt") as file:
                     for name in file.keys():  # noqa: SIM118 (safe_open is no mapping)
+                        if name in entries:
+                            raise UserError(
+                                f"{path}: holds {name}, as does {entries[name].file.name}: shards of two saves are"
+                                " mixed here; expected each tensor once"
+                            )
                         part = file.get_slice(name)
                         entries[name] = _Entry(path, part.get_dtype(), tuple(part.get_shape()))
             except (OSError, SafetensorError) as error:

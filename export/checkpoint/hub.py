@@ -7,10 +7,11 @@ import re
 from pathlib import Path
 
 from ...runtime.errors import UserError
+from .forms import gguf_advice
 
 # What a bundle needs of a hub repository; no weights but safetensors, no Python.
-_HUB_PATTERNS = ["*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer*"]
-_HUB_PATTERNS += ["chat_template*", "special_tokens_map.json"]
+_HUB_PATTERNS = ["*.safetensors", "*.safetensors.index.json", "config.json", "adapter_config.json", "tokenizer*"]
+_HUB_PATTERNS += ["chat_template*", "special_tokens_map.json", "generation_config.json"]
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -23,6 +24,9 @@ def resolve(source: str) -> Path:
     folder = Path(source).expanduser()
     if folder.is_dir():
         return folder
+    if folder.is_file():
+        advice = gguf_advice(folder.name) if folder.suffix.lower() == ".gguf" else f"give its folder, {folder.parent}"
+        raise UserError(f"{source}: is a file, expected a checkpoint's folder; {advice}")
     if folder.exists() or source.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(source):
         raise UserError(
             f"{source}: no such folder; expected a checkpoint folder or a hub id such as google/gemma-4-E2B-it"

@@ -12,6 +12,8 @@ from enum import Enum
 
 from .config import DecoderConfig, DrafterConfig, LayerType, TargetConfig
 
+# The embedding, and the head where a checkpoint has its own.
+EMBEDDING, HEAD = "embed_tokens.weight", "lm_head.weight"
 # Weights that are made at export; all others have the name of the checkpoint tensor they come from.
 ROPE_TABLES: dict[LayerType, str] = {"sliding_attention": "rope.sliding", "full_attention": "rope.full"}
 HEAD_ROWS = "clustered_head.rows"
@@ -42,6 +44,11 @@ class Weight:
     role: Role
     source: str | None
     source_shape: tuple[int, ...]
+
+
+def head_name(config: DecoderConfig) -> str:
+    """The weight `[V, hidden]` that makes logits: the checkpoint's own head, or the embedding that it is tied to."""
+    return HEAD if config.own_head else EMBEDDING
 
 
 def _plain(name: str, shape: tuple[int, ...], role: Role) -> Weight:
@@ -101,7 +108,7 @@ def prefill_weights(config: TargetConfig, length: int) -> list[Weight]:
 
 
 def decode_weights(config: TargetConfig, length: int) -> list[Weight]:
-    """What decode and verify run: the whole target but its embeddings; the head is the tied embedding table."""
+    """What decode and verify run: the whole target but its embeddings, with its head."""
     own = config.own_kv_layers
     layers = [w for layer in range(config.layers) for w in _layer(config, layer, kv=layer < own, output=True)]
     return [
@@ -109,13 +116,13 @@ def decode_weights(config: TargetConfig, length: int) -> list[Weight]:
         *_per_layer_input(config),
         *layers,
         _plain("norm.weight", (config.hidden_size,), Role.EXACT),
-        _plain("embed_tokens.weight", (config.vocab_size, config.hidden_size), Role.LINEAR),
+        _plain(head_name(config), (config.vocab_size, config.hidden_size), Role.LINEAR),
     ]
 
 
 def embedder_weights(config: TargetConfig) -> list[Weight]:
     """The token embedding table."""
-    return [_plain("embed_tokens.weight", (config.vocab_size, config.hidden_size), Role.TABLE)]
+    return [_plain(EMBEDDING, (config.vocab_size, config.hidden_size), Role.TABLE)]
 
 
 def per_layer_embedder_weights(config: TargetConfig) -> list[Weight]:
@@ -136,10 +143,10 @@ def drafter_weights(config: DrafterConfig, length: int) -> list[Weight]:
     ]
     table = (vocabulary, hidden)
     if config.clusters is None:
-        return [*weights, _plain("embed_tokens.weight", table, Role.LINEAR)]
+        return [*weights, _plain(head_name(config), table, Role.LINEAR)]
     return [
         *weights,
         _plain(CENTROIDS, (config.clusters, hidden), Role.LINEAR),
-        Weight(HEAD_ROWS, table, Role.TABLE, "embed_tokens.weight", table),
+        Weight(HEAD_ROWS, table, Role.TABLE, head_name(config), table),
         Weight(INVERSE_ORDERING, (vocabulary,), Role.INDEX, TOKEN_ORDERING, (vocabulary,)),
     ]

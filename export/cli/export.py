@@ -8,7 +8,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from .export_options import export_options, run_export
+from .export_options import adapter_option, export_options, run_export
 
 
 @click.command("export")
@@ -18,8 +18,11 @@ from .export_options import export_options, run_export
     "-o", "--out", required=True, type=click.Path(path_type=Path), metavar="FOLDER",
     help="New or empty folder; appears when everything in it is whole.",
 )  # fmt: skip
+@adapter_option
 @export_options
-def export_command(target: str, drafter: str, out: Path, quiet: bool, **choices: Any) -> None:
+def export_command(
+    target: str, drafter: str, out: Path, quiet: bool, adapters: tuple[str, ...], **choices: Any
+) -> None:
     """Export TARGET and its DRAFTER (hub ids or folders) to FOLDER/model.litertlm.
 
     \b
@@ -29,9 +32,9 @@ def export_command(target: str, drafter: str, out: Path, quiet: bool, **choices:
     from .tables.export import next_commands, print_export_summary
 
     console = Console(stderr=True)
-    bundle = run_export(target, drafter, out, console, quiet, **choices)
+    bundle = run_export(target, drafter, out, console, quiet, adapters, **choices)
     if not quiet:
         inspection = inspect_bundle(bundle)
-        commands = next_commands(out, target, drafter)
+        commands = next_commands(out, target, drafter, [part for name in adapters for part in ("--adapter", name)])
         print_export_summary(inspection, commands, console, inspection.template_verdict)
     click.echo(str(bundle))

@@ -33,6 +33,14 @@ def _names(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[
     return tuple(part.strip() for part in value.split(","))
 
 
+def adapter_option(command: Callable[..., None]) -> Callable[..., None]:
+    """`--adapter`, of the commands that read a target."""
+    return click.option(
+        "--adapter", "adapters", multiple=True, metavar="FOLDER",
+        help="A LoRA adapter (PEFT's format; hub id or folder) to merge into TARGET; again for each further one.",
+    )(command)  # fmt: skip
+
+
 def export_options(command: Callable[..., None]) -> Callable[..., None]:
     """Options of every command that exports."""
     defaults = ",".join(map(str, DEFAULT_PREFILL_LENGTHS))
@@ -92,6 +100,7 @@ def run_export(
     out: Path,
     console: Console,
     quiet: bool,
+    adapters: tuple[str, ...] = (),
     *,
     weights: str,
     activations: str | None,
@@ -113,7 +122,7 @@ def run_export(
     from .tables.export import options_table
 
     refuse_quiet_and_verbose(quiet, verbose)
-    pair = open_pair(target, drafter)
+    pair = open_pair(target, drafter, adapters)
     options = resolve_options(
         pair.target_config,
         context_length=context_length,

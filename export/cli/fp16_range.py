@@ -9,16 +9,19 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from .export_options import adapter_option
+
 
 @click.command("fp16-range")
 @click.argument("target")
 @click.argument("drafter")
+@adapter_option
 @click.option(
     "--prompts", "prompts", required=True, type=click.Path(path_type=Path), metavar="FILE.jsonl",
     help='One {"prompt": ...}, {"messages": [...]} or {"text": ...} a line; long and varied ones show most.',
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def fp16_range_command(target: str, drafter: str, prompts: Path, as_json: bool) -> None:
+def fp16_range_command(target: str, drafter: str, adapters: tuple[str, ...], prompts: Path, as_json: bool) -> None:
     """Show how the activations of TARGET and DRAFTER fit float16, and which --activations to export with.
 
     Runs transformers' own models, in float32, their weights read layer by layer. Exit code 1 if float16 overflows.
@@ -31,7 +34,7 @@ def fp16_range_command(target: str, drafter: str, prompts: Path, as_json: bool) 
     from ..parity import open_oracle
     from .tables.gpu import print_range
 
-    pair = open_pair(target, drafter)
+    pair = open_pair(target, drafter, adapters)
     console = Console(stderr=True)
     report = fp16_range(
         open_oracle(pair),

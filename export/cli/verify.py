@@ -13,6 +13,7 @@ from rich.console import Console
 from ...runtime.errors import UserError
 from ...runtime.native_output import show_litert
 from ...runtime.text.prompts import DEFAULT_PROMPTS, read_prompts, user_prompt
+from .export_options import adapter_option
 from .run_options import refuse_quiet_and_verbose
 
 _FAILED = 1
@@ -22,6 +23,7 @@ _FAILED = 1
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("target")
 @click.argument("drafter")
+@adapter_option
 @click.option(
     "--prompts", "prompts_file", type=click.Path(path_type=Path), metavar="FILE.jsonl",
     help='One {"prompt": ...}, {"messages": [...]} or {"text": ...} a line.  [default: three general prompts]',
@@ -48,6 +50,7 @@ def verify_command(
     bundle: Path,
     target: str,
     drafter: str,
+    adapters: tuple[str, ...],
     prompts_file: Path | None,
     json_file: Path | None,
     html_file: Path | None,
@@ -79,7 +82,9 @@ def verify_command(
     options = VerifyOptions(tuple(prompts), stock=not no_stock, **choices)  # pyright: ignore[reportArgumentType]
     limit = parse_size(max_memory) if max_memory else None
     with show_stages(Console(stderr=True, quiet=quiet)) as on_progress:
-        report = verify_bundle(bundle, target, drafter, options, max_memory=limit, on_progress=on_progress)
+        report = verify_bundle(
+            bundle, target, drafter, options, adapters=adapters, max_memory=limit, on_progress=on_progress
+        )
     if json_file:
         _write(json_file, json.dumps(report.as_dict(), indent=2) + "\n")
     if html_file:

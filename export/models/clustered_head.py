@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from ..checkpoint.config import DrafterConfig
-from ..checkpoint.weights import CENTROIDS, HEAD_ROWS, INVERSE_ORDERING
+from ..checkpoint.weights import CENTROIDS, HEAD_ROWS, INVERSE_ORDERING, head_name
 from .layers import Weights
 
 # Logits of tokens that were not scored: inside float16, and exp() of it is zero.
@@ -41,6 +41,6 @@ def clustered_logits(config: DrafterConfig, weights: Weights, hidden: torch.Tens
     return F.embedding(weights[INVERSE_ORDERING], in_cluster_order.reshape(-1, 1)).reshape(1, 1, -1)
 
 
-def dense_logits(weights: Weights, hidden: torch.Tensor) -> torch.Tensor:
+def dense_logits(config: DrafterConfig, weights: Weights, hidden: torch.Tensor) -> torch.Tensor:
     """Logits float32 `[1, 1, V]` of a checkpoint with `use_ordered_embeddings: false`."""
-    return F.linear(hidden, weights["embed_tokens.weight"])
+    return F.linear(hidden, weights[head_name(config)])

@@ -61,5 +61,5 @@ class DrafterModel:
         hidden = rms_norm(x, weights["norm.weight"], config.rms_norm_eps)
         projected = F.linear(hidden, weights["post_projection.weight"])
         if config.clusters is None:
-            return dense_logits(weights, hidden), projected
+            return dense_logits(config, weights, hidden), projected
         return clustered_logits(config, weights, hidden), projected

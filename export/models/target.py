@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from ..checkpoint.config import TargetConfig
+from ..checkpoint.weights import head_name
 from .kv_cache import KVSignature, LayerCache
 from .layers import Step, Weights, attention_input, begin_step, decoder_layer, rms_norm, write_kv
 
@@ -86,7 +87,7 @@ class TargetModel:
             read = caches[cache.key_name], caches[cache.value_name]
             x = decoder_layer(self.config, weights, layer, x, step, read, per_layer_inputs[:, :, layer])
         activations = rms_norm(x, weights["norm.weight"], self.config.rms_norm_eps)
-        logits = F.linear(activations, weights["embed_tokens.weight"])
+        logits = F.linear(activations, weights[head_name(self.config)])
         if (cap := self.config.final_logit_softcapping) is not None:
             logits = torch.tanh(logits / cap) * cap
         return logits, activations, caches

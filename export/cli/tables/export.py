@@ -30,6 +30,7 @@ def options_table(pair: Pair, options: ExportOptions, out: Path) -> Table:
         "Export",
         [
             ("target", f"{pair.target.source}: {target.layers} layers, hidden {target.hidden_size}"),
+            *[("adapter", adapter.source) for adapter in getattr(pair.target, "adapters", ())],
             ("drafter", f"{pair.drafter.source}: {drafter.layers} layers, hidden {drafter.hidden_size}, head {head}"),
             ("weights", options.recipe.name),
             ("context", f"{options.context_length} tokens"),

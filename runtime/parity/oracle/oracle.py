@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from .reference import TargetStates, draft
-from .streaming import WeightSource, float_bytes, stream_weights
+from .streaming import WeightSource, float_bytes, stored_names, stream_weights
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,9 @@ class Oracle:
         # Before the weights are streamed, as they are counted on the meta device.
         layers = [float_bytes(layer) for layer in self.target.model.layers]
         self._streamed_bytes = max(*layers, float_bytes(self.target.lm_head))
-        stream_weights(self.target, target_weights)
+        stream_weights(self.target, target_weights, tied=target_config.tie_word_embeddings)
         self.drafter = Gemma4AssistantForCausalLM(drafter_config).eval()
-        _load(self.drafter, drafter_weights)
+        _load(self.drafter, drafter_weights, tied=drafter_config.tie_word_embeddings)
 
     @property
     def bytes_needed(self) -> int:
@@ -159,9 +159,15 @@ def _cache_argument(target: Any) -> str:
     return "cache" if "cache" in inspect.signature(target.forward).parameters else "past_key_values"
 
 
-def _load(drafter: Any, source: WeightSource) -> None:
-    """All of the drafter's weights; the head is tied to the embedding."""
+def _load(drafter: Any, source: WeightSource, *, tied: bool) -> None:
+    """All of the drafter's weights; `tied` as in `stored_names`."""
+    if source.has("lm_head.weight"):
+        _untie(drafter)
     state = drafter.state_dict()
-    for name, tensor in state.items():
-        stored = "embed_tokens.weight" if name == "lm_head.weight" else name.removeprefix("model.")
-        tensor.copy_(source.read(stored))
+    for name, stored in stored_names(state, source, tied=tied).items():
+        state[name].copy_(source.read(stored))
+
+
+def _untie(drafter: Any) -> None:
+    """Give the head a parameter of its own: a configuration that says it is tied has made it the embedding's."""
+    drafter.lm_head.weight = torch.nn.Parameter(drafter.lm_head.weight.detach().clone(), requires_grad=False)

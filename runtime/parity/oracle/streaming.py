@@ -6,21 +6,50 @@ instead of 20.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
+from ...errors import UserError
+
+_EMBEDDING, _HEAD = "embed_tokens.weight", "lm_head.weight"
+
 
 class WeightSource(Protocol):
     """A checkpoint: tensors by their names in the decoder, such as `layers.0.mlp.up_proj.weight`, as float32."""
+
+    def has(self, name: str) -> bool: ...
 
     def read(self, name: str) -> torch.Tensor: ...
 
     def read_rows_at(self, name: str, rows: list[int]) -> torch.Tensor: ...
 
 
-def stream_weights(model: Any, source: WeightSource) -> None:
+def stored_names(names: Iterable[str], source: WeightSource, *, tied: bool) -> dict[str, str]:
+    """What `source` calls each parameter of a model with a decoder `model.` and a head `lm_head`.
+
+    The head is where transformers takes it from (`PreTrainedModel.tie_weights`): the checkpoint's own, if it holds one;
+    if not, the embedding. Where only the head is there, the embedding is tied to it in turn.
+
+    Args:
+        names: the model's parameters and buffers.
+        source: its checkpoint.
+        tied: `tie_word_embeddings` of the configuration that the model is loaded with.
+
+    Raises:
+        UserError: not tied, and the checkpoint holds but one of the two: transformers would make up the other.
+    """
+    missing = [name for name in (_EMBEDDING, _HEAD) if not source.has(name)]
+    if missing and not tied:
+        raise UserError(f"the checkpoint has no {missing[0]}, though its config.json says that the head is not tied")
+    instead = {_EMBEDDING: _HEAD, _HEAD: _EMBEDDING}
+    stored = {name: name.removeprefix("model.") for name in names}
+    return {name: instead[found] if found in missing else found for name, found in stored.items()}
+
+
+def stream_weights(model: Any, source: WeightSource, *, tied: bool) -> None:
     """Make `model`, a `Gemma4ForCausalLM` built on the meta device, run on the weights of `source`.
 
     Decoder layers and the head take their weights for the time that they run, embedding tables the rows that are asked
@@ -29,22 +58,25 @@ def stream_weights(model: Any, source: WeightSource) -> None:
     Args:
         model: changed in place.
         source: its checkpoint.
+        tied: see `stored_names`.
 
     Raises:
         UserError: a tensor is missing or cannot be read.
     """
     _compute_buffers(model)
+    stored = stored_names(_all_names(model), source, tied=tied)
     on_demand: set[nn.Module] = {model.lm_head}
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding):
             on_demand.add(module)
-            _take_rows(module, source, _in_checkpoint(f"{name}.weight"))
+            _take_rows(module, source, stored[f"{name}.weight"])
+    empty = {sub: {key: stored[f"{name}.{key}"] for key in _meta_tensors(sub)} for name, sub in model.named_modules()}
     for layer in (*model.model.layers, model.lm_head):
-        _take_while_running(layer, source, {sub: name for name, sub in model.named_modules()})
+        _take_while_running(layer, source, empty)
         on_demand.update(layer.modules())
-    for name, module in model.named_modules():
+    for module, keys in empty.items():
         if module not in on_demand:
-            _assign(module, {key: source.read(_in_checkpoint(f"{name}.{key}")) for key in _meta_tensors(module)})
+            _assign(module, {key: source.read(name) for key, name in keys.items()})
 
 
 def float_bytes(module: nn.Module) -> int:
@@ -52,9 +84,9 @@ def float_bytes(module: nn.Module) -> int:
     return sum(4 * parameter.numel() for parameter in module.parameters())
 
 
-def _in_checkpoint(name: str) -> str:
-    """A parameter's name without the model's prefix; the head is tied to the embedding."""
-    return "embed_tokens.weight" if name == "lm_head.weight" else name.removeprefix("model.")
+def _all_names(model: nn.Module) -> list[str]:
+    tensors = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+    return [name for name, _ in tensors]
 
 
 def _compute_buffers(model: Any) -> None:
@@ -80,13 +112,13 @@ def _assign(module: nn.Module, values: dict[str, torch.Tensor]) -> None:
             module._buffers[name] = value
 
 
-def _take_while_running(layer: nn.Module, source: WeightSource, names: dict[nn.Module, str]) -> None:
-    wanted = {module: _meta_tensors(module) for module in layer.modules()}
+def _take_while_running(layer: nn.Module, source: WeightSource, stored: dict[nn.Module, dict[str, str]]) -> None:
+    wanted = {module: stored[module] for module in layer.modules()}
     empty = {module: {key: getattr(module, key) for key in keys} for module, keys in wanted.items()}
 
     def take(*_: Any) -> None:
         for module, keys in wanted.items():
-            _assign(module, {key: source.read(_in_checkpoint(f"{names[module]}.{key}")) for key in keys})
+            _assign(module, {key: source.read(name) for key, name in keys.items()})
 
     def give_back(*_: Any) -> None:
         for module, tensors in empty.items():
