@@ -14,7 +14,8 @@ from .config import read_target_config
 from .files import Checkpoint
 from .weights import EMBEDDING, HEAD, decode_weights, embedder_weights, per_layer_embedder_weights
 
-_TEXT_FILES = ("tokenizer", "chat_template", "special_tokens_map")
+_TOKENIZER_FILES = ("tokenizer", "special_tokens_map")
+_TEXT_FILES = (*_TOKENIZER_FILES, "chat_template", "generation_config")
 
 
 class AdaptedCheckpoint(Checkpoint):
@@ -50,7 +51,8 @@ class AdaptedCheckpoint(Checkpoint):
         return super().has(name) or (name == HEAD and any(adapter.unties for adapter in self.adapters))
 
     def path(self, name: str) -> Path:
-        """Path of a file; tokenizer and chat template are those of the last adapter that brings some."""
+        """Path of a file; what belongs to the text (tokenizer, chat template, generation settings) is that of the last
+        adapter that brings it."""
         if name.startswith(_TEXT_FILES):
             for adapter in reversed(self.adapters):
                 if _brings(adapter.folder, name):
@@ -83,9 +85,11 @@ def _has_tokenizer(folder: Path) -> bool:
 
 def _brings(folder: Path, name: str) -> bool:
     """Does the adapter's folder decide over the file `name`, be it by its absence?"""
-    if not _has_tokenizer(folder):
-        return False
-    if not name.startswith("chat_template") or (folder / name).is_file():
+    if (folder / name).is_file():
+        return True
+    if not name.startswith("chat_template"):
+        return name.startswith(_TOKENIZER_FILES) and _has_tokenizer(folder)
+    if any(folder.glob("chat_template.*")):
         return True
     config = folder / "tokenizer_config.json"  # Where older tokenizers keep their template.
     return config.is_file() and "chat_template" in json.loads(config.read_text("utf-8"))

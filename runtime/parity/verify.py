@@ -31,6 +31,7 @@ from .stages.text import generation_stage, stock_stage
 Progress = Callable[[str, str], None]
 STAGES = (
     "contract",
+    "metadata",
     "embedders",
     "prefill",
     "decode and verify",
@@ -39,6 +40,7 @@ STAGES = (
     "loop",
     "generation",
     "stock LiteRT-LM",
+    "conversation",
 )
 
 
@@ -74,7 +76,13 @@ class VerifyOptions:
             raise UserError(f"--probe-tokens: {self.probe_tokens}, expected 2 or more")
 
 
-def verify(bundle: Path, oracle: Oracle, options: VerifyOptions, on_progress: Progress | None = None) -> Report:
+def verify(
+    bundle: Path,
+    oracle: Oracle,
+    options: VerifyOptions,
+    on_progress: Progress | None = None,
+    text: CheckpointText | None = None,
+) -> Report:
     """Compare `bundle`, a .litertlm file or an export's folder, with `oracle`, stage by stage.
 
     A fault shows in the first stage whose part of the path it is in, and often in the ones after it.
@@ -83,6 +91,7 @@ def verify(bundle: Path, oracle: Oracle, options: VerifyOptions, on_progress: Pr
         bundle: what to verify.
         oracle: transformers' models on the checkpoints that the bundle was made from.
         options: what to compare on.
+        text: what the checkpoint says around its weights; without, the stages about it are skipped.
         on_progress: called with the name of the stage that runs, and what it does where there is something to say.
 
     Raises:

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-from ...stock import Conversation, ConversationRequest, ConversationRun, StockRuntimeError, Turn, run_conversations
+from ...stock import Conversation, ConversationRequest, StockRuntimeError, Turn, run_conversations
 from ..report.report import Stage
 
 _THOUGHT = "thought"
@@ -96,18 +96,9 @@ def conversation_stage(
     if find_spec("litert_lm") is None:
         stage.skip("the prompts are transformers'", "litert-lm is not installed")
         return
-    runs: dict[bool, dict[str, Conversation]] = {False: {}, True: {}}
-    refused, run = [], None
-    for name, request in requests.items():
-        for mtp in runs:
-            try:
-                run = _run(bundle, request, mtp, max_tokens, threads, chat_template)
-            except StockRuntimeError as error:
-                refused.append(f"{name}: {' '.join(str(error).splitlines()[0].split())[-300:]}")
-                break
-            runs[mtp][name] = run.conversations[0]
+    refused: list[str] = []
+    held, runs = _hold(bundle, requests, refused, max_tokens, threads, chat_template)
     stage.holds("LiteRT-LM holds the conversations", refused)
-    held = {name: request for name, request in requests.items() if name in runs[True]}
     if not held:
         return
     plain = {name: runs[False][name].turns for name in held}
@@ -126,12 +117,43 @@ def conversation_stage(
     _calls(stage, [turn for name, turns in plain.items() if held[name].tools for turn in turns], reference)
 
 
-def _run(
-    bundle: Path, request: ConversationRequest, mtp: bool, max_tokens: int, threads: int, chat_template: str | None
-) -> ConversationRun:
-    return run_conversations(
-        bundle, [request], speculative=mtp, threads=threads, max_tokens=max_tokens, chat_template=chat_template
-    )
+def _hold(
+    bundle: Path,
+    requests: Mapping[str, ConversationRequest],
+    refused: list[str],
+    max_tokens: int,
+    threads: int,
+    chat_template: str | None,
+) -> tuple[dict[str, ConversationRequest], dict[bool, dict[str, Conversation]]]:
+    """All conversations without and with MTP, in one process each; where one fails, each in a process of its own, and
+    the reasons of those that fail into `refused`."""
+    runs: dict[bool, dict[str, Conversation]] = {}
+
+    def run(chosen: Mapping[str, ConversationRequest], mtp: bool) -> dict[str, Conversation]:
+        found = run_conversations(
+            bundle,
+            list(chosen.values()),
+            speculative=mtp,
+            threads=threads,
+            max_tokens=max_tokens,
+            chat_template=chat_template,
+        )
+        return dict(zip(chosen, found.conversations, strict=True))
+
+    try:
+        return dict(requests), {mtp: run(requests, mtp) for mtp in (False, True)}
+    except StockRuntimeError as error:
+        if len(requests) == 1:
+            refused.append(f"{next(iter(requests))}: {' '.join(str(error).splitlines()[0].split())[-300:]}")
+            return {}, runs
+    held: dict[str, ConversationRequest] = {}
+    runs = {False: {}, True: {}}
+    for name, request in requests.items():
+        one, found = _hold(bundle, {name: request}, refused, max_tokens, threads, chat_template)
+        held |= one
+        for mtp, conversations in found.items():
+            runs[mtp] |= conversations
+    return held, runs
 
 
 def _prompt_problems(
