@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,11 @@ class VerifyOptions:
         if self.probe_tokens is not None and self.probe_tokens < 2:
             raise UserError(f"--probe-tokens: {self.probe_tokens}, expected 2 or more")
 
+    def as_dict(self) -> dict[str, Any]:
+        """Everything but the prompts, as plain JSON types."""
+        given = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "prompts"}
+        return given | {"threads": self.threads or default_threads()}
+
 
 def verify(bundle: Path, oracle: Oracle, options: VerifyOptions, on_progress: Progress | None = None) -> Report:
     """Compare `bundle`, a .litertlm file or an export's folder, with `oracle`, stage by stage.
@@ -93,7 +98,9 @@ def verify(bundle: Path, oracle: Oracle, options: VerifyOptions, on_progress: Pr
     inspection = inspect_bundle(file)
     stored = inspection.models[PREFILL_DECODE].constant_bytes if PREFILL_DECODE in inspection.models else {}
     name, limits = read_thresholds(options.recipe_thresholds, weight_format(stored), str(bundle))
-    about = about_run(file, oracle.bytes_needed, options, {"name": name, **asdict(limits)})
+    about = about_run(
+        file, oracle.bytes_needed, len(options.prompts), options.as_dict(), {"name": name, **asdict(limits)}
+    )
     stages = _Stages(on_progress)
     opened = None
     with stages.run("contract") as stage:
