@@ -1,4 +1,4 @@
-"""The demo: the shipped pair's bundle on stock LiteRT-LM, speculative decoding off and on, and its parity."""
+"""The demo: the shipped pair's bundle chats on stock LiteRT-LM, speculative decoding off and on, and its parity."""
 
 from __future__ import annotations
 
@@ -8,45 +8,36 @@ from pathlib import Path
 from ..runtime.bundle.inspection import inspect_bundle
 from ..runtime.parity.report.report import Report
 from ..runtime.parity.verify import Progress, VerifyOptions
-from ..runtime.stock import StockRun, run_stock
+from ..runtime.stock import Conversation, ConversationRequest, run_conversations
 from ..runtime.text.prompts import user_prompt
 from .parity import verify_bundle
 
 SMALL_PAIR = Path(__file__).parent / "small_pair"
-# The small pair was trained to go on with Python source; a turn as its chat template renders it.
-_TURN = "<|turn>user\n{prompt}<turn|>\n<|turn>model\n"
+# The small pair was trained to go on with Python source, turn by turn.
 DEMO_PROMPT = """\
 def is_package(self, fullname):
     filename = self.get_filename(fullname)"""
-_PARITY_PROMPTS = (DEMO_PROMPT, "class Stack:\n    def __init__(self):", "def main(argv=None):\n    parser = argparse")
+_FURTHER_TURNS = ("class Stack:\n    def __init__(self):", "def main(argv=None):\n    parser = argparse")
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One prompt decoded without and with speculative decoding, `draft_tokens` a round."""
+    """A chat without and with speculative decoding, `draft_tokens` a round; `asked` are the user's turns."""
 
-    prompt: str
+    asked: tuple[str, ...]
     draft_tokens: int
-    plain: StockRun
-    speculative: StockRun
+    plain: Conversation
+    speculative: Conversation
+    acceptance_rate: float
 
     @property
     def equal(self) -> bool:
-        """Whether speculative decoding gave the same text.
+        """Whether speculative decoding changed nothing: prompts, answers, and how many tokens are in the cache.
 
-        At the context's end LiteRT-LM finishes the round it is in, so up to `draft_tokens` more tokens may follow.
+        At the context's end LiteRT-LM finishes the round it is in, so there it may say a little more.
         """
-        return all(map(str.startswith, self.speculative.texts, self.plain.texts))
-
-    @property
-    def overshoot(self) -> int:
-        """Characters that the speculative run wrote after the plain one had reached the context's end."""
-        return len(self.speculative.texts[0]) - len(self.plain.texts[0]) if self.equal else 0
-
-    @property
-    def acceptance_rate(self) -> float:
-        """Share of drafted tokens that the target accepted, as the runtime reports it."""
-        return self.speculative.acceptance_rate or 0.0
+        pairs = zip(self.plain.turns, self.speculative.turns, strict=True)
+        return all(off == on or (not off.stopped and on.text.startswith(off.text)) for off, on in pairs)
 
     @property
     def tokens_per_pass(self) -> float:
@@ -54,21 +45,27 @@ class Comparison:
         return 1.0 + self.draft_tokens * self.acceptance_rate
 
 
-def compare(bundle: Path, prompt: str) -> Comparison:
-    """Decode `prompt`, a user's turn, greedily on stock LiteRT-LM with speculative decoding off, then on.
+def compare(bundle: Path, prompt: str | None) -> Comparison:
+    """Hold a chat greedily on stock LiteRT-LM with speculative decoding off, then on; `prompt` is its only turn.
 
     Raises:
         StockRuntimeError: the runtime failed.
     """
-    draft_tokens = inspect_bundle(bundle).draft_tokens or 0
-    rendered = [_TURN.format(prompt=prompt.strip())]
-    plain, speculative = (run_stock(bundle, rendered, speculative=flag) for flag in (False, True))
-    return Comparison(prompt, draft_tokens, plain, speculative)
+    asked = (DEMO_PROMPT, *_FURTHER_TURNS) if prompt is None else (prompt,)
+    request = ConversationRequest(asked)
+    plain, speculative = (run_conversations(bundle, [request], speculative=flag) for flag in (False, True))
+    return Comparison(
+        asked,
+        inspect_bundle(bundle).draft_tokens or 0,
+        plain.conversations[0],
+        speculative.conversations[0],
+        speculative.acceptance_rate or 0.0,
+    )
 
 
 def parity(bundle: Path, on_progress: Progress) -> Report:
     """Compare `bundle`, made from the shipped pair, with transformers' models; `on_progress` as of `verify`."""
-    options = VerifyOptions(tuple(user_prompt(prompt) for prompt in _PARITY_PROMPTS))
+    options = VerifyOptions(tuple(user_prompt(prompt) for prompt in (DEMO_PROMPT, *_FURTHER_TURNS)))
     return verify_bundle(
         bundle, str(SMALL_PAIR / "target"), str(SMALL_PAIR / "drafter"), options, on_progress=on_progress
     )

@@ -23,6 +23,7 @@ from ..runtime.text.prompts import DEFAULT_PROMPTS, user_prompt
 from ..runtime.units import size
 from .checkpoint.files import Checkpoint
 from .checkpoint.pair import Pair, open_pair
+from .text.reference import checkpoint_text
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
@@ -34,6 +35,7 @@ def verify_bundle(
     options: VerifyOptions | None = None,
     *,
     adapters: Sequence[str] = (),
+    chat_template: Path | None = None,
     max_memory: int | None = None,
     on_progress: Progress | None = None,
 ) -> Report:
@@ -45,6 +47,7 @@ def verify_bundle(
         drafter: hub id or folder.
         options: what to compare on; three general prompts by default.
         adapters: LoRA adapters that were merged into the target.
+        chat_template: the file that was given at export instead of the target's own.
         max_memory: refuse to begin if more bytes than this would be needed.
         on_progress: see `verify`.
 
@@ -54,10 +57,11 @@ def verify_bundle(
     """
     path = Path(bundle)
     options = options or VerifyOptions(tuple(user_prompt(text) for text in DEFAULT_PROMPTS))
-    oracle = open_oracle(open_pair(target, drafter, adapters))
+    pair = open_pair(target, drafter, adapters)
+    oracle, text = open_oracle(pair), checkpoint_text(pair, chat_template)
     if max_memory is not None:
         check_memory(memory_needed(path, oracle), max_memory)
-    report = verify(path, oracle, options, on_progress)
+    report = verify(path, oracle, options, on_progress, text)
     about = {"target": target, "drafter": drafter} | ({"adapters": list(adapters)} if adapters else {})
     return Report({**about, **report.about}, report.stages)
 

@@ -22,8 +22,7 @@ from .errors import UserError
 from .model import Model
 from .text.prompts import Prompt
 
-# Below this gain a machine's noise decides.
-_WORTH_IT = 1.02
+_COST_REPETITIONS = 10
 _ANY_TOKEN = 1
 
 
@@ -49,61 +48,107 @@ class StepCosts:
 
 
 @dataclass(frozen=True)
+class Spread:
+    """One number, measured several times; `values` are in the order of the repetitions."""
+
+    values: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.values)
+
+    @property
+    def lowest(self) -> float:
+        return min(self.values)
+
+    @property
+    def highest(self) -> float:
+        return max(self.values)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {"median": self.median, "lowest": self.lowest, "highest": self.highest, "values": list(self.values)}
+
+
+@dataclass(frozen=True)
 class LengthReport:
     """One draft length.
 
-    Speed-ups are against plain decoding: `expected` with this bundle's signatures, `exported` with a verify signature
-    of just this length, `measured` in a run. `break_even` is the acceptance rate per drafted token, the same at every
-    position, at which MTP is as fast as plain decoding; None where not even 1 is enough.
+    Speed-ups are against plain decoding: `measured`, in each repetition against the plain runs of the same repetition;
+    `expected` from step costs and acceptance, with this bundle's signatures; `exported`, the same with a verify
+    signature of just this length. `verify_tokens` is the length of the pass that the measured rounds took.
+    `break_even` is the acceptance rate per drafted token, the same at every position, at which MTP is as fast as plain
+    decoding; None where not even 1 is enough.
     """
 
     draft_tokens: int
+    verify_tokens: int
     tokens_per_round: float
+    measured: Spread
     expected: float
     exported: float
-    measured: float
     break_even: float | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            "draft_tokens": self.draft_tokens,
+            "verify_tokens": self.verify_tokens,
+            "tokens_per_round": self.tokens_per_round,
+            "measured_speedup": self.measured.as_dict(),
+            "expected_speedup": self.expected,
+            "expected_speedup_with_own_verify": self.exported,
+            "break_even_acceptance": self.break_even,
+        }
 
 
 @dataclass(frozen=True)
 class BenchmarkReport:
-    """`plain` are the runs without MTP; `longest` those with the longest draft, from which acceptance is taken."""
+    """`plain` are the runs without MTP, `plain_speed` their tokens a second by repetition; `longest` the runs with the
+    longest draft, from which acceptance is taken."""
 
     costs: StepCosts
     plain: Statistics
+    plain_speed: Spread
     longest: Statistics
     lengths: tuple[LengthReport, ...]
 
     @property
-    def best(self) -> LengthReport | None:
-        """The draft length to export; None if none is worth it."""
-        best = max(self.lengths, key=lambda report: report.exported)
-        return best if best.exported >= _WORTH_IT else None
+    def best(self) -> LengthReport:
+        """The draft length with the highest median of measured speed-ups."""
+        return max(self.lengths, key=lambda report: report.measured.median)
+
+    @property
+    def rivals(self) -> list[LengthReport]:
+        """Other draft lengths whose measured range reaches into that of the best: noise decides among them."""
+        best = self.best
+        return [other for other in self.lengths if other is not best and other.measured.highest >= best.measured.lowest]
+
+    @property
+    def verdict(self) -> str:
+        """`pays` if the best length was faster than plain decoding in every repetition, `does not pay` if it was in
+        none, `unclear` if noise decides."""
+        measured = self.best.measured
+        if measured.lowest > 1:
+            return "pays"
+        return "does not pay" if measured.highest <= 1 else "unclear"
 
     def as_dict(self) -> dict[str, Any]:
         """Everything as plain JSON types, times in seconds."""
-        best = self.best
         return {
+            "repetitions": len(self.plain_speed.values),
             "seconds": {
                 "decode": self.costs.decode,
                 "draft_step": self.costs.draft,
                 "verify_by_tokens": {str(n): cost for n, cost in self.costs.passes.items() if n > 1},
             },
-            "plain_tokens_per_second": self.plain.tokens_per_second,
+            "plain_tokens_per_second": self.plain_speed.as_dict(),
             "acceptance_rate": self.longest.acceptance_rate,
             "acceptance_by_position": self.longest.acceptance_by_position,
-            "draft_lengths": [
-                {
-                    "draft_tokens": report.draft_tokens,
-                    "tokens_per_round": report.tokens_per_round,
-                    "expected_speedup": report.expected,
-                    "expected_speedup_with_own_verify": report.exported,
-                    "measured_speedup": report.measured,
-                    "break_even_acceptance": report.break_even,
-                }
-                for report in self.lengths
-            ],
-            "export_with_draft_tokens": best.draft_tokens if best else None,
+            "draft_lengths": [report.as_dict() for report in self.lengths],
+            "verdict": self.verdict,
+            "best_draft_tokens": self.best.draft_tokens,
+            "as_good_within_noise": [report.draft_tokens for report in self.rivals],
         }
 
 
@@ -112,10 +157,17 @@ def benchmark(
     prompts: Sequence[Prompt],
     options: GenerationOptions,
     *,
-    repetitions: int = 10,
-    on_progress: Callable[[str], None] = lambda what: None,
+    repetitions: int = 3,
+    on_progress: Callable[[str, str], None] = lambda step, detail: None,
 ) -> BenchmarkReport:
     """Measure step costs, then decode `prompts` plainly and with every draft length, in turns so that noise is shared.
+
+    Args:
+        model: the bundle.
+        prompts: all of them make one measurement.
+        options: of every answer; `mtp`, `draft_tokens` and `schedule` are chosen here.
+        repetitions: measurements of each draft length.
+        on_progress: called with what is being measured, and details of it.
 
     Raises:
         UserError: the bundle cannot draft; or a prompt fills the context.
@@ -123,19 +175,29 @@ def benchmark(
     longest = model.bundle.contract.max_draft_tokens
     if not longest:
         raise UserError(f"{model.bundle.where}: has no drafter, so there is nothing to compare")
-    on_progress("costs of single steps")
-    costs = measure_costs(model.engine, repetitions)
+    on_progress("costs of single steps", "")
+    costs = measure_costs(model.engine, _COST_REPETITIONS)
     model.reset()
-    lengths = range(longest + 1)
-    runs = {length: Statistics() for length in lengths}
-    for number, prompt in enumerate(prompts, 1):
-        for length in lengths:
-            on_progress(f"prompt {number} of {len(prompts)}, {f'{length} draft tokens' if length else 'without MTP'}")
-            chosen = replace(options, mtp=length > 0, draft_tokens=length or None, schedule="constant")
-            runs[length].merge(model.stream_prompt(prompt, chosen).finish().statistics)
-    by_position = runs[longest].acceptance_by_position
-    reports = tuple(_report(length, costs, by_position, runs) for length in lengths if length)
-    return BenchmarkReport(costs, runs[0], runs[longest], reports)
+    totals = {length: Statistics() for length in range(longest + 1)}
+    speeds: dict[int, list[float]] = {length: [] for length in totals}
+    for repetition in range(repetitions):
+        # To and fro, so that no length always runs on the warmer machine.
+        order = list(totals) if repetition % 2 == 0 else list(reversed(totals))
+        runs = {length: Statistics() for length in totals}
+        for number, prompt in enumerate(prompts, 1):
+            for length in order:
+                on_progress(
+                    f"repetition {repetition + 1} of {repetitions}, prompt {number} of {len(prompts)}",
+                    f"{length} draft tokens" if length else "without MTP",
+                )
+                chosen = replace(options, mtp=length > 0, draft_tokens=length or None, schedule="constant")
+                runs[length].merge(model.stream_prompt(prompt, chosen).finish().statistics)
+        for length, run in runs.items():
+            speeds[length].append(run.tokens_per_second or 0.0)
+            totals[length].merge(run)
+    by_position = totals[longest].acceptance_by_position
+    reports = tuple(_report(length, costs, by_position, speeds) for length in totals if length)
+    return BenchmarkReport(costs, totals[0], Spread(tuple(speeds[0])), totals[longest], reports)
 
 
 def measure_costs(engine: Engine, repetitions: int) -> StepCosts:
@@ -158,16 +220,17 @@ def measure_costs(engine: Engine, repetitions: int) -> StepCosts:
     return StepCosts({key: cost for key, cost in median.items() if key}, median[0])
 
 
-def _report(length: int, costs: StepCosts, by_position: list[float], runs: dict[int, Statistics]) -> LengthReport:
+def _report(length: int, costs: StepCosts, by_position: list[float], speeds: dict[int, list[float]]) -> LengthReport:
     tokens = 1 + sum(by_position[:length])
     held, own = (length * costs.draft + cost(length + 1) for cost in (costs.held_pass, costs.own_pass))
-    plain, measured = runs[0].tokens_per_second, runs[length].tokens_per_second
+    pairs = zip(speeds[length], speeds[0], strict=True)
     return LengthReport(
         draft_tokens=length,
+        verify_tokens=min(passes for passes in costs.passes if passes > length),
         tokens_per_round=tokens,
+        measured=Spread(tuple(speed / plain if plain else 0.0 for speed, plain in pairs)),
         expected=tokens * costs.decode / held,
         exported=tokens * costs.decode / own,
-        measured=measured / plain if measured and plain else 0.0,
         break_even=break_even(length, own / costs.decode),
     )
 

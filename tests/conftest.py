@@ -73,17 +73,17 @@ class Exports:
         target: Path = TARGET,
         drafter: Path = DRAFTER,
         *,
-        adapters: tuple[Path, ...] = (),
         weights: str = "fp32",
         context: int = CONTEXT,
         prefill: tuple[int, ...] = PREFILL,
         verify_lengths: tuple[int, ...] = (),
         activations: str | None = None,
         backends: tuple[str, ...] = BACKENDS,
+        adapters: tuple[Path, ...] = (),
     ) -> Path:
         """Folder of the export called `name`, made now if it is new."""
         if name not in self.done:
-            pair = open_pair(str(target), str(drafter), tuple(map(str, adapters)))
+            pair = open_pair(str(target), str(drafter), [*map(str, adapters)])
             options = resolve_options(
                 pair.target_config,
                 context_length=context,

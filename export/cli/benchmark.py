@@ -12,14 +12,25 @@ from rich.console import Console
 from ...runtime.errors import UserError
 from ...runtime.text.prompts import DEFAULT_PROMPTS, user_prompt
 from .run_options import load_for, prompts_given, run_options
-from .tables.runtime import print_benchmark
+from .tables.benchmark import print_benchmark
+from .tables.common import show_progress
 
 
 @click.command("benchmark")
 @run_options(max_tokens=128)
+@click.option(
+    "--repetitions", type=click.IntRange(1), default=3, show_default=True, metavar="N",
+    help="Measure every draft length N times, in turns; more show better what is noise.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def benchmark_command(
-    bundle: Path, prompts: tuple[str, ...], prompts_file: Path | None, raw: bool, as_json: bool, **choices: Any
+    bundle: Path,
+    prompts: tuple[str, ...],
+    prompts_file: Path | None,
+    raw: bool,
+    repetitions: int,
+    as_json: bool,
+    **choices: Any,
 ) -> None:
     """Does MTP pay here? Measure BUNDLE's steps and runs on this machine, and say which draft length to export.
 
@@ -35,8 +46,8 @@ def benchmark_command(
     asked = prompts_given(prompts, prompts_file, raw) or [user_prompt(text) for text in DEFAULT_PROMPTS]
     options = GenerationOptions(max_tokens=choices["max_tokens"])
     model = load_for(bundle, choices["threads"], choices["verbose"])
-    with Console(stderr=True).status("measuring") as status:
-        report = benchmark(model, asked, options, on_progress=lambda what: status.update(f"measuring: {what}"))
+    with show_progress(Console(stderr=True), "measuring") as on_progress:
+        report = benchmark(model, asked, options, repetitions=repetitions, on_progress=on_progress)
     if as_json:
         click.echo(json.dumps(report.as_dict(), indent=2))
     else:

@@ -27,7 +27,7 @@ def demo_command(out: Path | None, prompt: str | None, quiet: bool, **choices: A
     compare it with transformers' models."""
     import tempfile
 
-    from ..demo import DEMO_PROMPT, SMALL_PAIR, compare, parity
+    from ..demo import SMALL_PAIR, compare, parity
     from .tables.demo import print_comparison
     from .tables.parity import print_summary, show_stages
 
@@ -41,7 +41,7 @@ def demo_command(out: Path | None, prompt: str | None, quiet: bool, **choices: A
             quiet,
             **choices,
         )
-        comparison = compare(bundle, prompt or DEMO_PROMPT)
+        comparison = compare(bundle, prompt)
         print_comparison(comparison, console)
         with show_stages(Console(quiet=quiet)) as on_progress:
             report = parity(bundle, on_progress)

@@ -32,16 +32,18 @@ def fp16_range_command(target: str, drafter: str, adapters: tuple[str, ...], pro
     from ...runtime.parity.fp16_range import fp16_range
     from ..checkpoint.pair import open_pair
     from ..parity import open_oracle
+    from .tables.common import show_progress
     from .tables.gpu import print_range
 
     pair = open_pair(target, drafter, adapters)
-    console = Console(stderr=True)
-    report = fp16_range(
-        open_oracle(pair),
-        pair.target.folder,
-        prompts,
-        lambda done, total: console.print(f"prompt {done} of {total}", style="dim"),
-    )
+    with show_progress(Console(stderr=True), "measuring") as on_progress:
+        on_progress("reading the checkpoints", "")
+        report = fp16_range(
+            open_oracle(pair),
+            pair.target.folder,
+            prompts,
+            lambda done, total: on_progress(f"prompt {done} of {total} done", ""),
+        )
     if as_json:
         click.echo(json.dumps(report.as_dict(), indent=2))
     else:

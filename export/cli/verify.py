@@ -37,6 +37,9 @@ _FAILED = 1
     "--recipe-thresholds", metavar="FORMAT|FILE.json",
     help="Judge by the limits of this weight format, or of a file.  [default: the bundle's format]",
 )  # fmt: skip
+@click.option(
+    "--chat-template", type=click.Path(path_type=Path), metavar="FILE", help="The file that was given at export."
+)
 @click.option("--no-stock", is_flag=True, help="Do not run stock LiteRT-LM.")
 @click.option("--max-memory", metavar="SIZE", help="Refuse to begin if more is needed, such as 8GB.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of LiteRT.  [default: all cores, at most 4]")
@@ -56,6 +59,7 @@ def verify_command(
     html_file: Path | None,
     max_memory: str | None,
     no_stock: bool,
+    chat_template: Path | None,
     quiet: bool,
     verbose: bool,
     **choices: int | str | None,

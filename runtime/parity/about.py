@@ -12,25 +12,26 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..model import default_threads
 from ..text.prompts import Prompt
 
 if TYPE_CHECKING:
     from .stages.drafter import Answer
     from .stages.probe import Probe
-    from .verify import VerifyOptions
 
 _PACKAGES = ("gemma-mtp-export", "ai-edge-litert", "litert-lm", "torch", "transformers")
 _MANIFEST = "manifest.json"
 
 
-def about_run(file: Path, oracle_bytes: int, options: VerifyOptions, limits: dict[str, Any]) -> dict[str, Any]:
+def about_run(
+    file: Path, oracle_bytes: int, prompts: int, options: dict[str, Any], limits: dict[str, Any]
+) -> dict[str, Any]:
     """Everything that is known before anything is compared, as plain JSON types.
 
     Args:
         file: the bundle; it is read once, for its SHA-256.
         oracle_bytes: bytes of the oracle's weights in memory at a time.
-        options: as given.
+        prompts: how many.
+        options: as given, by name.
         limits: the numbers of the limits, and their `name`.
     """
     with file.open("rb") as opened:
@@ -42,15 +43,9 @@ def about_run(file: Path, oracle_bytes: int, options: VerifyOptions, limits: dic
         "sources": recorded_sources(file, digest),
         "oracle": "transformers' Gemma4ForCausalLM and Gemma4AssistantForCausalLM, float32, read layer by layer",
         "oracle_bytes": oracle_bytes,
-        "prompts": len(options.prompts),
-        "max_tokens": options.max_tokens,
-        "options": {
-            "max_tokens": options.max_tokens,
-            "probe_tokens": options.probe_tokens,
-            "recipe_thresholds": options.recipe_thresholds,
-            "stock": options.stock,
-            "threads": options.threads or default_threads(),
-        },
+        "prompts": prompts,
+        "max_tokens": options["max_tokens"],
+        "options": options,
         "limits": limits,
         "packages": {package: version(package) for package in _PACKAGES},
         "machine": {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,10 @@ from .oracle.oracle import Oracle
 from .report.report import Report, Stage, Verdict
 from .report.thresholds import Thresholds, read_thresholds, weight_format
 from .stages.contract import contract_stage
+from .stages.conversation import conversation_requests, conversation_stage
 from .stages.drafter import Answer, drafter_stage, loop_stage
 from .stages.exactness import exactness_stage
+from .stages.metadata import CheckpointText, metadata_stage
 from .stages.probe import make_probe
 from .stages.target import Setup, decode_stage, embedders_stage, prefill_stage, run_slots
 from .stages.text import generation_stage, stock_stage
@@ -75,6 +77,11 @@ class VerifyOptions:
         if self.probe_tokens is not None and self.probe_tokens < 2:
             raise UserError(f"--probe-tokens: {self.probe_tokens}, expected 2 or more")
 
+    def as_dict(self) -> dict[str, Any]:
+        """Everything but the prompts, as plain JSON types."""
+        given = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "prompts"}
+        return given | {"threads": self.threads or default_threads()}
+
 
 def verify(
     bundle: Path,
@@ -102,7 +109,9 @@ def verify(
     inspection = inspect_bundle(file)
     stored = inspection.models[PREFILL_DECODE].constant_bytes if PREFILL_DECODE in inspection.models else {}
     name, limits = read_thresholds(options.recipe_thresholds, weight_format(stored), str(bundle))
-    about = about_run(file, oracle.bytes_needed, options, {"name": name, **asdict(limits)})
+    about = about_run(
+        file, oracle.bytes_needed, len(options.prompts), options.as_dict(), {"name": name, **asdict(limits)}
+    )
     stages = _Stages(on_progress)
     opened = None
     with stages.run("contract") as stage:
@@ -113,12 +122,17 @@ def verify(
         else:
             _check_comparable(opened.contract, str(bundle))
             contract_stage(stage, inspection, opened.contract, oracle)
-    if opened is None or stage.verdict is Verdict.FAIL:
-        for other in STAGES[1:]:
+    with stages.run("metadata") as stage:
+        if text is None:
+            stage.skip("everything", "nothing is known of the checkpoint's tokenizer files")
+        elif inspection.bundle.llm_metadata is not None:
+            metadata_stage(stage, inspection, text)
+    if opened is None or stages.by_name["contract"].verdict is Verdict.FAIL:
+        for other in STAGES[2:]:
             stages.by_name[other].skip("everything", "the contract does not hold")
     else:
         model = Model(opened, options.threads or default_threads())
-        about |= _compare(stages, file, model, oracle, options, limits)
+        about |= _compare(stages, file, model, oracle, options, limits, text)
     return Report(about, tuple(stages.by_name.values()))
 
 
@@ -151,16 +165,22 @@ class _Stages:
 
 
 def _compare(
-    stages: _Stages, file: Path, model: Model, oracle: Oracle, options: VerifyOptions, limits: Thresholds
+    stages: _Stages,
+    file: Path,
+    model: Model,
+    oracle: Oracle,
+    options: VerifyOptions,
+    limits: Thresholds,
+    text: CheckpointText | None,
 ) -> dict[str, Any]:
     """All stages after the contract; what the report says of texts and slots that were looked at."""
     rules = model.bundle.rules
     texts = [model.text_of(prompt) for prompt in options.prompts]
     answers: list[Answer] = []
     without_mtp: list[list[int]] = []
-    for number, text in enumerate(texts, 1):
+    for number, written in enumerate(texts, 1):
         with stages.run("generation", f"answer {number} of {len(texts)}"):
-            answer, plain = _answer(model, oracle, text, options.max_tokens)
+            answer, plain = _answer(model, oracle, written, options.max_tokens)
             answers.append(answer)
             without_mtp.append(plain)
     pool = [[*answer.prompt, *answer.generation.tokens] for answer in answers]
@@ -189,10 +209,17 @@ def _compare(
         generation_stage(stage, answers, without_mtp, limits)
     with stages.run("stock LiteRT-LM") as stage:
         if options.stock:
-            bare = [text.removeprefix(model.bundle.tokenizer.decode(rules.start)) for text in texts]
+            bare = [written.removeprefix(model.bundle.tokenizer.decode(rules.start)) for written in texts]
             stock_stage(stage, file, bare, answers, options.max_tokens, options.threads or default_threads())
         else:
             stage.skip("everything", "--no-stock")
+    with stages.run("conversation") as stage:
+        if text is None or not options.stock:
+            stage.skip("everything", "--no-stock" if text else "nothing is known of the checkpoint's tokenizer files")
+        else:
+            requests = conversation_requests(rules.chat_template)
+            threads = options.threads or default_threads()
+            conversation_stage(stage, file, requests, text.conversation, options.max_tokens, threads)
     return {"answers": about_texts(options.prompts, answers), **about_probe(probe)}
 
 

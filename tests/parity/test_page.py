@@ -42,7 +42,7 @@ def about(bundle: Path) -> dict[str, Any]:
     options = VerifyOptions((user_prompt("a"),), max_tokens=7, threads=2)
     return {
         **{role: f"given/{role}" for role in ROLES},
-        **about_run(bundle, 4_300_000, options, {"name": "int8", "near_tie": 0.25}),
+        **about_run(bundle, 4_300_000, 1, options.as_dict(), {"name": "int8", "near_tie": 0.25}),
         "answers": [
             {
                 "prompt": "<b>bold & brave</b>",

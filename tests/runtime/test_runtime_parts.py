@@ -268,5 +268,7 @@ def test_benchmark_measures_every_draft_length(small_lengths: Path, prompts) -> 
     assert report.longest.drafted > 0
     by_position = report.longest.acceptance_by_position
     assert report.lengths[2].tokens_per_round == pytest.approx(1 + sum(by_position[:3]))
-    assert all(row.measured > 0 and row.expected > 0 for row in report.lengths)
+    assert all(row.measured.lowest > 0 and row.expected > 0 for row in report.lengths)
+    assert {len(row.measured.values) for row in report.lengths} == {2}
+    assert [row.verify_tokens for row in report.lengths] == [3, 3, 5, 5, 9, 9, 9, 9]
     assert json.loads(json.dumps(report.as_dict()))["draft_lengths"][0]["draft_tokens"] == 1

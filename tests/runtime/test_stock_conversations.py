@@ -3,51 +3,53 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer
 
+from gemma_mtp.export.checkpoint.pair import open_pair
+from gemma_mtp.export.text.reference import checkpoint_text
+from gemma_mtp.runtime.bundle.inspection import inspect_bundle
 from gemma_mtp.runtime.parity.report.report import Stage, Verdict
 from gemma_mtp.runtime.parity.stages.conversation import (
     ConversationReference,
     conversation_requests,
     conversation_stage,
 )
+from gemma_mtp.runtime.parity.stages.metadata import CheckpointText
 from gemma_mtp.runtime.stock import Conversation, ConversationRequest, StockRuntimeError, run_conversations
-from tests.small_pair.chat_adapter.merge import merged_checkpoint
+from tests.conftest import DRAFTER, TARGET
 from tests.small_pair.dialogues import DIALOGUES, PLAIN, THINKING, TOOLS, Dialogue
 
-TEMPLATE = (Path(__file__).parent / "small_pair" / "chat_adapter" / "chat_template.jinja").read_text("utf-8")
+ADAPTER = Path(__file__).parents[1] / "small_pair" / "chat_adapter"
+TEMPLATE = (ADAPTER / "chat_template.jinja").read_text("utf-8")
 # The same for an engine that knows no methods of Python's dicts.
 _WITHOUT_METHODS = re.sub(r"\.get\('(\w+)'\)", r"['\1']", TEMPLATE)
-# And for a runtime that hands its own answers back with their thinking, and wants the text to grow.
-ADAPTED = _WITHOUT_METHODS.replace("if thinking and", "if thinking and message['channels'] is not defined and").replace(
-    "'value:' -}}{{- quoted(spoken(content, 'tool')) -}}",
-    "'value:' -}}{{- quoted(content[0]['response'] or spoken(content, 'tool')) -}}",
-)
 LIMIT = 48
 
 
 @pytest.fixture(scope="module")
-def chat_target(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return merged_checkpoint(tmp_path_factory.mktemp("chat") / "target")
+def chat(exports) -> Path:
+    """The small target with the chat adapter merged at export: its template, stop tokens and weights."""
+    return exports("chat", adapters=(ADAPTER,)) / "model.litertlm"
 
 
 @pytest.fixture(scope="module")
-def chat(exports, chat_target: Path) -> Path:
-    return exports("chat", chat_target) / "model.litertlm"
+def packed(chat: Path) -> str:
+    """The bundle's own template."""
+    return inspect_bundle(chat).bundle.llm_metadata.jinja_prompt_template
 
 
 @pytest.fixture(scope="module")
-def reference(chat_target: Path) -> ConversationReference:
-    tokenizer = AutoTokenizer.from_pretrained(chat_target)
+def text() -> CheckpointText:
+    return checkpoint_text(open_pair(str(TARGET), str(DRAFTER), [str(ADAPTER)]))
 
-    def render(messages: Any, **options: Any) -> str:
-        return tokenizer.apply_chat_template(list(messages), tokenize=False, **options)
 
-    return ConversationReference(render, lambda text: tokenizer(text, add_special_tokens=False)["input_ids"], "<bos>")
+@pytest.fixture(scope="module")
+def reference(text: CheckpointText) -> ConversationReference:
+    return text.conversation
 
 
 def asked(dialogue: Dialogue) -> ConversationRequest:
@@ -59,10 +61,7 @@ def asked(dialogue: Dialogue) -> ConversationRequest:
 def held(chat: Path) -> dict[bool, dict[str, Conversation]]:
     """Every dialogue, without and with MTP, by name."""
     requests = [asked(dialogue) for dialogue in DIALOGUES]
-    runs = {
-        mtp: run_conversations(chat, requests, speculative=mtp, max_tokens=LIMIT, chat_template=ADAPTED)
-        for mtp in (False, True)
-    }
+    runs = {mtp: run_conversations(chat, requests, speculative=mtp, max_tokens=LIMIT) for mtp in (False, True)}
     assert runs[False].acceptance_rate is None
     assert 0 < (runs[True].acceptance_rate or 0) < 1
     return {mtp: {d.name: c for d, c in zip(DIALOGUES, run, strict=True)} for mtp, run in runs.items()}
@@ -93,7 +92,7 @@ def test_prompts_are_what_the_template_grows_by(held) -> None:
 
 
 def test_the_limit_of_tokens_is_no_end_of_a_turn(chat: Path) -> None:
-    run = run_conversations(chat, [asked(PLAIN)], speculative=False, max_tokens=5, chat_template=ADAPTED)
+    run = run_conversations(chat, [asked(PLAIN)], speculative=False, max_tokens=5)
     turn = run.conversations[0].turns[0]
     assert (turn.stopped, turn.answer_tokens) == (False, 5)
     assert "Merge sort: split the list, sort both halves and merge them.".startswith(turn.text)
@@ -102,7 +101,7 @@ def test_the_limit_of_tokens_is_no_end_of_a_turn(chat: Path) -> None:
 def test_history_is_part_of_the_first_prompt(chat: Path) -> None:
     history = tuple(PLAIN.messages(2)[:-1])
     request = ConversationRequest((PLAIN.turns[2].sent,), history=history)
-    run = run_conversations(chat, [request], speculative=False, max_tokens=LIMIT, chat_template=ADAPTED)
+    run = run_conversations(chat, [request], speculative=False, max_tokens=LIMIT)
     (turn,) = run.conversations[0].turns
     assert turn.prompt.count("<|turn>user\n") == 3
     assert turn.text == PLAIN.turns[2].raw
@@ -119,14 +118,14 @@ def test_thinking_that_a_template_takes_back_ends_the_conversation(chat: Path) -
         run_conversations(chat, [asked(THINKING)], speculative=False, chat_template=_WITHOUT_METHODS)
 
 
-def staged(bundle: Path, requests, reference: ConversationReference, template: str) -> dict[str, Any]:
+def staged(bundle: Path, requests, reference: ConversationReference, template: str | None = None) -> dict[str, Any]:
     stage = Stage("conversation")
     conversation_stage(stage, bundle, requests, reference, LIMIT, 2, template)
     return {check.name: check for check in stage.checks}
 
 
 def test_stage_passes_on_dialogues(chat: Path, reference: ConversationReference) -> None:
-    checks = staged(chat, {d.name: asked(d) for d in (PLAIN, THINKING, TOOLS)}, reference, ADAPTED)
+    checks = staged(chat, {d.name: asked(d) for d in (PLAIN, THINKING, TOOLS)}, reference)
     assert {check.verdict for check in checks.values()} <= {Verdict.PASS, Verdict.NOTE}, checks
     assert checks["turns that a stop token ended"].value == "10 of 10"
     assert checks["turns that think"].value == "3 of 3"
@@ -137,23 +136,28 @@ def test_stage_passes_on_its_own_conversations(chat: Path, reference: Conversati
     requests = conversation_requests(TEMPLATE)
     assert set(requests) == {"one turn", "three turns", "system", "tools", "tool response", "thinking"}
     assert set(conversation_requests("{{ messages }}")) == {"one turn", "three turns", "system"}
-    checks = staged(chat, requests, reference, ADAPTED)
+    checks = staged(chat, requests, reference)
     assert {check.verdict for check in checks.values()} <= {Verdict.PASS, Verdict.NOTE, Verdict.SKIPPED}, checks
 
 
 @pytest.mark.parametrize(
-    ("template", "check", "problem"),
+    ("change", "check", "problem"),
     [
-        (TEMPLATE, "LiteRT-LM holds the conversations", "no method named get"),
-        (ADAPTED.replace("<|turn>' + role", "<|turn> ' + role"), "the prompts are transformers'", "turn 1: ' "),
-        ("<bos>" + ADAPTED, "the prompts are transformers'", "'bos><|turn>user"),
+        (lambda packed: TEMPLATE, "LiteRT-LM holds the conversations", "no method named get"),
+        (
+            lambda packed: packed.replace("<|turn>' + role", "<|turn> ' + role"),
+            "the prompts are transformers'",
+            "turn 1: ' ",
+        ),
+        (lambda packed: "<bos>" + packed, "the prompts are transformers'", "'bos><|turn>user"),
     ],
     ids=["methods", "a space more", "start token twice"],
 )
 def test_stage_finds_a_template_that_renders_otherwise(
-    template: str, check: str, problem: str, chat: Path, reference: ConversationReference
+    change: Callable[[str], str], check: str, problem: str, chat: Path, packed: str, reference: ConversationReference
 ) -> None:
-    found = staged(chat, {"plain": asked(PLAIN)}, reference, template)[check]
+    assert change(packed) != packed
+    found = staged(chat, {"plain": asked(PLAIN)}, reference, change(packed))[check]
     assert found.verdict is Verdict.FAIL
     assert problem in str(found.value)
 
@@ -168,6 +172,6 @@ def test_stage_finds_lost_responses_of_tools(chat: Path, reference: Conversation
 
 def test_stage_finds_other_tokens(chat: Path, reference: ConversationReference) -> None:
     twice = ConversationReference(reference.render, lambda text: [2, *reference.encode(text)], "<bos>")
-    found = staged(chat, {"plain": asked(PLAIN)}, twice, ADAPTED)["the prompts' tokens are transformers'"]
+    found = staged(chat, {"plain": asked(PLAIN)}, twice)["the prompts' tokens are transformers'"]
     assert found.verdict is Verdict.FAIL
     assert "21 tokens were prefilled, expected 22" in str(found.value)

@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from ....runtime.units import size
 
-__all__ = ["draft_lengths", "pairs", "size", "stop_tokens"]
+__all__ = ["draft_lengths", "pairs", "show_progress", "size", "stop_tokens"]
+
+
+@contextlib.contextmanager
+def show_progress(console: Console, title: str) -> Iterator[Callable[[str, str], None]]:
+    """Says what long work does; the block is given a function (step, detail).
+
+    On a terminal it is one line that changes, elsewhere a line for each step.
+    """
+    told: list[str] = []
+    with console.status(title) as status:
+
+        def on_progress(step: str, detail: str) -> None:
+            if console.is_terminal:
+                status.update(f"{title}: {step}{f' ({detail})' if detail else ''}")
+            elif told[-1:] != [step]:
+                console.print(f"{title}: {step}", highlight=False, soft_wrap=True)
+            told.append(step)
+
+        yield on_progress
 
 
 def pairs(title: str, rows: Iterable[tuple[str, str]]) -> Table:

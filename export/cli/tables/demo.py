@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:
-    """The two texts of the demo and what speculative decoding did."""
-    for title, run in (("off", comparison.plain), ("on", comparison.speculative)):
+    """The chat, and what speculative decoding did."""
+    for title, chat in (("off", comparison.plain), ("on", comparison.speculative)):
         console.rule(f"LiteRT-LM, speculative decoding {title}", align="left")
-        console.print(Text(comparison.prompt + "\n", style="dim") + Text(run.texts[0]))
+        for asked, turn in zip(comparison.asked, chat.turns, strict=True):
+            console.print(Text(f"user: {asked}", style="dim"))
+            console.print(Text(turn.text))
     console.rule()
     texts = "equal" if comparison.equal else "DIFFERENT"
-    if comparison.overshoot:
-        texts += f" to the context's end, where MTP went {comparison.overshoot} characters on"
     console.print(
         pairs(
             "Result",

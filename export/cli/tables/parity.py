@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 from rich import box
 from rich.console import Console
@@ -13,7 +12,7 @@ from rich.text import Text
 
 from ....runtime.parity.report.report import Report, Verdict, number
 from ....runtime.parity.verify import Progress
-from .common import size
+from .common import show_progress, size
 
 _STYLES = {
     Verdict.NOTE: "dim",
@@ -24,20 +23,9 @@ _STYLES = {
 }
 
 
-@contextlib.contextmanager
-def show_stages(console: Console) -> Iterator[Progress]:
-    """Says what a verification is doing: on a terminal in one line that changes, elsewhere in a line for each stage."""
-    told: list[str] = []
-    with console.status("verifying") as status:
-
-        def on_progress(stage: str, detail: str) -> None:
-            if console.is_terminal:
-                status.update(f"verifying: {stage}{f' ({detail})' if detail else ''}")
-            elif told[-1:] != [stage]:
-                console.print(f"verifying: {stage}")
-            told.append(stage)
-
-        yield on_progress
+def show_stages(console: Console) -> AbstractContextManager[Progress]:
+    """Says what a verification is doing."""
+    return show_progress(console, "verifying")
 
 
 def print_report(report: Report, console: Console, *, brief: bool = False) -> None:
