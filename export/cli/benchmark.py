@@ -16,8 +16,8 @@ from .tables.benchmark import print_benchmark
 from .tables.common import show_progress
 
 
-@click.command("benchmark")
-@run_options(max_tokens=128)
+@click.command("benchmark", short_help="Measure whether MTP pays here, and with which draft length.")
+@run_options(max_tokens=128, again="another prompt")
 @click.option(
     "--repetitions", type=click.IntRange(1), default=3, show_default=True, metavar="N",
     help="Measure every draft length N times, in turns; more show better what is noise.",

@@ -12,7 +12,7 @@ from rich.console import Console
 from .export_options import export_options, run_export
 
 
-@click.command("demo")
+@click.command("demo", short_help="Export the small pair in this package, run it, verify it.")
 @click.option(
     "-o",
     "--out",

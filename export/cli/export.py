@@ -11,7 +11,7 @@ from rich.console import Console
 from .export_options import adapter_option, export_options, run_export
 
 
-@click.command("export")
+@click.command("export", short_help="Turn TARGET and DRAFTER into a bundle for LiteRT-LM.")
 @click.argument("target")
 @click.argument("drafter")
 @click.option(
@@ -26,7 +26,8 @@ def export_command(
     """Export TARGET and its DRAFTER (hub ids or folders) to FOLDER/model.litertlm.
 
     \b
-    gemma-mtp-export export google/gemma-4-E2B-it google/gemma-4-E2B-it-assistant -o out/
+    gemma-mtp-export export google/gemma-4-E2B-it \\
+        google/gemma-4-E2B-it-assistant -o out/
     """
     from ...runtime.bundle.inspection import inspect_bundle
     from .tables.export import next_commands, print_export_summary

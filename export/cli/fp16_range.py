@@ -12,7 +12,7 @@ from rich.console import Console
 from .export_options import adapter_option
 
 
-@click.command("fp16-range")
+@click.command("fp16-range", short_help="See whether a pair's activations fit a GPU's float16.")
 @click.argument("target")
 @click.argument("drafter")
 @adapter_option
@@ -27,7 +27,8 @@ def fp16_range_command(target: str, drafter: str, adapters: tuple[str, ...], pro
     Runs transformers' own models, in float32, their weights read layer by layer. Exit code 1 if float16 overflows.
 
     \b
-    gemma-mtp-export fp16-range google/gemma-4-E2B-it google/gemma-4-E2B-it-assistant --prompts prompts.jsonl
+    gemma-mtp-export fp16-range google/gemma-4-E2B-it \\
+        google/gemma-4-E2B-it-assistant --prompts prompts.jsonl
     """
     from ...runtime.parity.fp16_range import fp16_range
     from ..checkpoint.pair import open_pair
@@ -37,7 +38,6 @@ def fp16_range_command(target: str, drafter: str, adapters: tuple[str, ...], pro
 
     pair = open_pair(target, drafter, adapters)
     with show_progress(Console(stderr=True), "measuring") as on_progress:
-        on_progress("reading the checkpoints", "")
         report = fp16_range(
             open_oracle(pair),
             pair.target.folder,

@@ -30,8 +30,8 @@ _OF_DRAFTING = ("--num-draft-tokens", "--schedule", "--confidence")
 _OF_SAMPLING = ("--top-k", "--top-p", "--seed")
 
 
-@click.command("generate")
-@run_options(max_tokens=512)
+@click.command("generate", short_help="Run a bundle on this machine's CPU, with MTP.")
+@run_options(max_tokens=512, again="the next turn of the same chat")
 @click.option("--system", metavar="TEXT", help="System message of the chat that --prompt makes.")
 @template_options
 @click.option("--temperature", type=float, default=0.0, show_default=True, help="0 is greedy.")

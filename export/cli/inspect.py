@@ -12,7 +12,7 @@ from rich.console import Console
 from ..options import BACKENDS
 
 
-@click.command("inspect")
+@click.command("inspect", short_help="Show what a bundle holds and whether MTP can run.")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
     "--backend", type=click.Choice(BACKENDS), default="cpu", show_default=True,

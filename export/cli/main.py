@@ -22,7 +22,14 @@ from .verify import verify_command
 _BAD_INPUT = 2
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _InOrder(click.Group):
+    """Lists its verbs as they were added: in the order of use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(cls=_InOrder, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(version("gemma-mtp-export"), prog_name="gemma-mtp-export")
 def cli() -> None:
     """Export Gemma 4 and its MTP drafter to a bundle that LiteRT-LM decodes speculatively."""
@@ -36,13 +43,23 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
 for command in (
     export_command,
     inspect_command,
-    demo_command,
     generate_command,
-    benchmark_command,
     verify_command,
+    benchmark_command,
     fp16_range_command,
+    demo_command,
 ):
     cli.add_command(command)
+
+
+def _message(error: UserError | click.ClickException) -> str:
+    if not isinstance(error, click.ClickException):
+        return str(error)
+    message = error.format_message()
+    suggests = message.rstrip(")").endswith("?")
+    if isinstance(error, click.UsageError) and error.ctx is not None and not suggests:
+        return f"{message.rstrip('.')}; see {error.ctx.command_path} --help"
+    return message
 
 
 def main() -> NoReturn:
@@ -53,8 +70,7 @@ def main() -> NoReturn:
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
     except (UserError, click.ClickException) as error:
-        message = error.format_message() if isinstance(error, click.ClickException) else str(error)
-        click.echo(f"Error: {' '.join(message.split())}", err=True)
+        click.echo(f"Error: {' '.join(_message(error).split())}", err=True)
     except (KeyboardInterrupt, click.Abort):
         click.echo("Error: interrupted; nothing was written", err=True)
     except OSError as error:

@@ -42,18 +42,19 @@ def refuse_quiet_and_verbose(quiet: bool, verbose: bool) -> None:
         raise UserError("--quiet and --verbose: one says less, the other more; give one of them")
 
 
-def run_options(max_tokens: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Options of every command that runs a bundle; answers end after `max_tokens` by default."""
-    return partial(_add_options, max_tokens)
+def run_options(max_tokens: int, again: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Options of every command that runs a bundle; answers end after `max_tokens` by default, and `again` says what
+    a second --prompt is."""
+    return partial(_add_options, max_tokens, again)
 
 
-def _add_options(max_tokens: int, command: Callable[..., None]) -> Callable[..., None]:
+def _add_options(max_tokens: int, again: str, command: Callable[..., None]) -> Callable[..., None]:
     for decorate in reversed(
         [
             click.argument("bundle", type=click.Path(path_type=Path)),
             click.option(
                 "--prompt", "prompts", multiple=True, metavar="TEXT",
-                help="A user's message, or - for standard input. Given again: the next turn of the same chat.",
+                help=f"A user's message, or - for standard input. Given again: {again}.",
             ),
             click.option(
                 "--prompts", "prompts_file", type=click.Path(path_type=Path), metavar="FILE.jsonl",

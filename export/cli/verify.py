@@ -19,7 +19,7 @@ from .run_options import refuse_quiet_and_verbose
 _FAILED = 1
 
 
-@click.command("verify")
+@click.command("verify", short_help="Compare a bundle with the checkpoints it was made from.")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("target")
 @click.argument("drafter")
@@ -69,7 +69,8 @@ def verify_command(
     Compares it with transformers' models, stage by stage, and names the first stage that goes wrong.
 
     \b
-    gemma-mtp-export verify out/ google/gemma-4-E2B-it google/gemma-4-E2B-it-assistant --html parity.html
+    gemma-mtp-export verify out/ google/gemma-4-E2B-it \\
+        google/gemma-4-E2B-it-assistant --html parity.html
     """
     refuse_quiet_and_verbose(quiet, verbose)
     if json_file is not None and json_file == html_file:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from gemma_mtp.export.cli.main import cli
 from gemma_mtp.export.cli.tables.export import next_commands, print_export_summary
 from gemma_mtp.runtime.bundle.inspection import inspect_bundle
 from tests.conftest import CONTEXT, DRAFTER, PREFILL, TARGET, Exports
@@ -111,11 +112,43 @@ def test_version(run) -> None:
     assert (code, output.strip()) == (0, f"gemma-mtp-export, version {version('gemma-mtp-export')}")
 
 
-@pytest.mark.parametrize("command", ["export", "inspect", "demo"])
-def test_help(command: str, run) -> None:
+@pytest.mark.parametrize("command", list(cli.commands))
+def test_help_fits_a_terminal_of_80_columns(command: str, run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     code, output, _ = run(command, "--help")
     assert code == 0
     assert f"Usage: gemma-mtp-export {command}" in output
+    assert [line for line in output.splitlines() if len(line) > 80] == []
+
+
+def test_list_of_commands_is_whole_and_in_the_order_of_use(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    _, output, _ = run("--help")
+    listed = output[output.index("Commands:\n") :].splitlines()[1:]
+    assert [line.split()[0] for line in listed] == list(cli.commands)
+    assert next(iter(cli.commands)) == "export"
+    assert not [line for line in listed if line.endswith("...") or len(line) > 80]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("generate", "out", "--promt", "a"),
+            "--prompts",
+        ),
+        (("export",), "Missing argument 'TARGET'; see gemma-mtp-export export --help"),
+        (("export", "a", "b"), "Missing option '-o' / '--out'; see gemma-mtp-export export --help"),
+        (("verify", "out", "a"), "Missing argument 'DRAFTER'; see gemma-mtp-export verify --help"),
+        (("inspect", "out", "--backend", "npu"), "'npu' is not one of 'cpu', 'gpu'; see gemma-mtp-export inspect"),
+    ],
+)
+def test_wrong_use_is_one_line_that_says_what_to_do(arguments: tuple[str, ...], message: str, run) -> None:
+    code, output, error = run(*arguments)
+    assert (code, output) == (2, "")
+    assert error.startswith("Error: ")
+    assert error.count("\n") == 1
+    assert message in error
 
 
 @pytest.mark.parametrize(

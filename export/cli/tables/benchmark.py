@@ -23,10 +23,10 @@ def print_benchmark(report: BenchmarkReport, console: Console) -> None:
     )  # fmt: skip
     for row in report.lengths:
         even = "never" if row.break_even is None else f"{row.break_even:.0%}"
-        spread = f"{row.measured.lowest:.2f}-{row.measured.highest:.2f}"
         table.add_row(
-            str(row.draft_tokens), f"{row.measured.median:.2f}x", spread, f"{row.expected:.2f}x",
-            f"{row.exported:.2f}x", f"{row.tokens_per_round:.2f}", even,
+            str(row.draft_tokens), f"{row.measured.median:.2f}x",
+            f"{row.measured.lowest:.2f}-{row.measured.highest:.2f}",
+            f"{row.expected:.2f}x", f"{row.exported:.2f}x", f"{row.tokens_per_round:.2f}", even,
         )  # fmt: skip
     console.print(table)
     count = len(report.plain_speed.values)
