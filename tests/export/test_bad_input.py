@@ -225,7 +225,7 @@ def test_pickled_weights_are_never_read(refused: Refused, pair) -> None:
 
 def test_missing_tokenizer(refused: Refused, pair) -> None:
     (pair[0] / "tokenizer.json").unlink()
-    assert "no tokenizer.model and no tokenizer.json" in refused()
+    assert "no tokenizer.json and no tokenizer.model" in refused()
 
 
 def test_missing_chat_template(refused: Refused, pair) -> None:
