@@ -49,7 +49,7 @@ lint: setup-dev
 
 check: lint
 	@echo "== tests that need no export"
-	@$(BIN)/python -m pytest -q --durations=0 --durations-min=5 -m "not export and not slow and not gpu and not gpu_slow"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --durations=0 --durations-min=5 -m "not export and not slow and not gpu and not gpu_slow"
 
 test: lint
 	@echo "== tests"
