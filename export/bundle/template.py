@@ -50,7 +50,7 @@ def explanation(adapted: Adapted) -> Iterator[str]:
     if len(adapted.changes) > _SHOWN_CHANGES:
         yield f"  and {len(adapted.changes) - _SHOWN_CHANGES} more, all in the manifest"
     if adapted.refused:
-        yield f"  the template itself renders not: {', '.join(adapted.refused)}"
+        yield f"  transformers does not render either: {', '.join(adapted.refused)}"
     if adapted.not_growing:
         yield (
             f"  LiteRT-LM cannot go on from turn to turn in: {', '.join(adapted.not_growing)}, as the text of the next"

@@ -36,6 +36,9 @@ def export_command(
     bundle = run_export(target, drafter, out, console, quiet, adapters, **choices)
     if not quiet:
         inspection = inspect_bundle(bundle)
-        commands = next_commands(out, target, drafter, [part for name in adapters for part in ("--adapter", name)])
+        chosen = [part for name in adapters for part in ("--adapter", name)]
+        if choices["chat_template"]:
+            chosen += ["--chat-template", str(choices["chat_template"])]
+        commands = next_commands(out, target, drafter, chosen)
         print_export_summary(inspection, commands, console, inspection.template_verdict)
     click.echo(str(bundle))

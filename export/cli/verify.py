@@ -88,7 +88,14 @@ def verify_command(
     limit = parse_size(max_memory) if max_memory else None
     with show_stages(Console(stderr=True, quiet=quiet)) as on_progress:
         report = verify_bundle(
-            bundle, target, drafter, options, adapters=adapters, max_memory=limit, on_progress=on_progress
+            bundle,
+            target,
+            drafter,
+            options,
+            adapters=adapters,
+            chat_template=chat_template,
+            max_memory=limit,
+            on_progress=on_progress,
         )
     if json_file:
         _write(json_file, json.dumps(report.as_dict(), indent=2) + "\n")
