@@ -17,7 +17,9 @@ SMALL_PAIR = Path(__file__).parent / "small_pair"
 DEMO_PROMPT = """\
 def is_package(self, fullname):
     filename = self.get_filename(fullname)"""
-_FURTHER_TURNS = ("class Stack:\n    def __init__(self):", "def main(argv=None):\n    parser = argparse")
+# To which its answers are short; it repeats itself at length after many others.
+_FURTHER_TURNS = ("objs = (json.loads(line) for line in infile)", "def get_shared(ld_headers):")
+_PARITY_PROMPTS = (DEMO_PROMPT, "class Stack:\n    def __init__(self):", "def main(argv=None):\n    parser = argparse")
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def compare(bundle: Path, prompt: str | None) -> Comparison:
 
 def parity(bundle: Path, on_progress: Progress) -> Report:
     """Compare `bundle`, made from the shipped pair, with transformers' models; `on_progress` as of `verify`."""
-    options = VerifyOptions(tuple(user_prompt(prompt) for prompt in (DEMO_PROMPT, *_FURTHER_TURNS)))
+    options = VerifyOptions(tuple(user_prompt(prompt) for prompt in _PARITY_PROMPTS))
     return verify_bundle(
         bundle, str(SMALL_PAIR / "target"), str(SMALL_PAIR / "drafter"), options, on_progress=on_progress
     )

@@ -217,7 +217,8 @@ def _compare(
         if text is None or not options.stock:
             stage.skip("everything", "--no-stock" if text else "nothing is known of the checkpoint's tokenizer files")
         else:
-            requests = conversation_requests(rules.chat_template)
+            asked = [prompt.last_message for prompt in options.prompts if prompt.messages]
+            requests = conversation_requests(rules.chat_template, asked)
             threads = options.threads or default_threads()
             conversation_stage(stage, file, requests, text.conversation, options.max_tokens, threads)
     return {"answers": about_texts(options.prompts, answers), **about_probe(probe)}

@@ -307,7 +307,7 @@ def test_export_with_an_adapter_is_the_export_of_what_peft_merged(
     assert [adapter["name"] for adapter in sources["target"]["adapters"]] == ["adapter"]
     assert set(sources["target"]["adapters"][0]["sha256"]) == {"adapter_config.json", "adapter_model.safetensors"}
 
-    quick = ("--no-stock", "--max-tokens", "4", "--probe-tokens", "40", "-q", "-v")
+    quick = ("--no-stock", "--max-tokens", "4", "--probe-tokens", "40", "-q")
     arguments = ("verify", str(adapted), str(TARGET), str(DRAFTER), *quick)
     assert run(*arguments, "--adapter", str(tmp_path / "adapter"))[0] == 0
     code, output, _ = run(*arguments)

@@ -21,6 +21,7 @@ _TOOL = {
     },
 }
 _CALL = {"type": "function", "function": {"name": "get_weather", "arguments": {"city": "Paris"}}}
+_GENERAL = ("Write a haiku about rain.", "Another one, about snow.", "Which of the two is better?")
 _QUESTION = "How is the weather in Paris?"
 
 
@@ -55,9 +56,12 @@ class ConversationReference:
     call_start: str = "<|tool_call>"
 
 
-def conversation_requests(template: str) -> dict[str, ConversationRequest]:
-    """Conversations that a chat template can hold, by name: tools and thinking only where it mentions them."""
-    turns = ("Write a haiku about rain.", "Another one, about snow.", "Which of the two is better?")
+def conversation_requests(template: str, asked: Sequence[str] = ()) -> dict[str, ConversationRequest]:
+    """Conversations that a chat template can hold, by name: tools and thinking only where it mentions them.
+
+    `asked` are questions to ask in place of general ones.
+    """
+    turns = (*asked, *_GENERAL[len(asked) :])[: len(_GENERAL)]
     requests = {
         "one turn": ConversationRequest(turns[:1]),
         "three turns": ConversationRequest(turns),
