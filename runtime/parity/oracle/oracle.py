@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -117,7 +116,7 @@ class Oracle:
         try:
             output: Any = self.target(
                 input_ids=torch.tensor([list(tokens)]),
-                **{_cache_argument(self.target): cache},
+                cache=cache,
                 use_cache=True,
                 logits_to_keep=torch.tensor(wanted, dtype=torch.long),
             )
@@ -152,11 +151,6 @@ class Oracle:
             DraftStep(token, logits.numpy(), self.drafter.lm_head(state)[0, -1].numpy(), activation.numpy())
             for (token, logits, activation), state in zip(steps, hidden, strict=True)
         ]
-
-
-def _cache_argument(target: Any) -> str:
-    """The name of the cache among `forward`'s arguments: transformers 5.24 calls it otherwise than 5.22."""
-    return "cache" if "cache" in inspect.signature(target.forward).parameters else "past_key_values"
 
 
 def _load(drafter: Any, source: WeightSource, *, tied: bool) -> None:
