@@ -40,7 +40,7 @@ def fp16_range_command(target: str, drafter: str, adapters: tuple[str, ...], pro
     with show_progress(Console(stderr=True), "measuring") as on_progress:
         report = fp16_range(
             open_oracle(pair),
-            pair.target.folder,
+            pair.target.path("tokenizer_config.json").parent,
             prompts,
             lambda done, total: on_progress(f"prompt {done} of {total} done", ""),
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,11 @@ from typing import Any
 import pytest
 
 from gemma_mtp.export.parity import verify_bundle
-from gemma_mtp.runtime.bundle.container import BundleFile
 from gemma_mtp.runtime.parity.report.report import Report, Verdict
 from gemma_mtp.runtime.parity.verify import VerifyOptions
 from gemma_mtp.runtime.text.prompts import user_prompt
 from tests.conftest import DRAFTER, TARGET
+from tests.support.metadata import with_metadata
 
 QUICK = VerifyOptions((user_prompt("class Stack:"),), max_tokens=24, probe_tokens=24, stock=False)
 
@@ -33,20 +32,6 @@ def another_start_token(metadata: Any) -> None:
 
 def another_template(metadata: Any) -> None:
     metadata.jinja_prompt_template = metadata.jinja_prompt_template.replace("<|turn>", "<|torn>", 1)
-
-
-def planted(sound: Path, change: Callable[[Any], None], folder: Path) -> Path:
-    """A copy of the bundle alone whose metadata are changed in place, to the same length."""
-    bundle = Path(shutil.copyfile(sound / "model.litertlm", folder / "model.litertlm"))
-    opened = BundleFile(bundle)
-    section = next(section for section in opened.sections if section.kind == "LlmMetadataProto")
-    change(opened.llm_metadata)
-    content = opened.llm_metadata.SerializeToString(deterministic=True)
-    assert len(content) == section.size
-    with bundle.open("r+b") as file:
-        file.seek(section.begin)
-        file.write(content)
-    return bundle
 
 
 def report(bundle: Path) -> Report:
@@ -69,6 +54,6 @@ def test_sound_bundle_passes(small_fp32: Path) -> None:
     ],
 )
 def test_planted_fault_is_named(change: Callable[[Any], None], said: str, small_fp32: Path, tmp_path: Path) -> None:
-    found = report(planted(small_fp32, change, tmp_path))
+    found = report(with_metadata(small_fp32 / "model.litertlm", change, tmp_path))
     assert found.first_failure == "metadata"
     assert said in found.summary()

@@ -22,6 +22,7 @@ from gemma_mtp.runtime.parity.stages.metadata import CheckpointText
 from gemma_mtp.runtime.stock import Conversation, ConversationRequest, StockRuntimeError, run_conversations
 from tests.conftest import DRAFTER, TARGET
 from tests.small_pair.dialogues import DIALOGUES, PLAIN, THINKING, TOOLS, Dialogue
+from tests.support.metadata import with_metadata
 
 ADAPTER = Path(__file__).parents[1] / "small_pair" / "chat_adapter"
 TEMPLATE = (ADAPTER / "chat_template.jinja").read_text("utf-8")
@@ -175,3 +176,30 @@ def test_stage_finds_other_tokens(chat: Path, reference: ConversationReference) 
     found = staged(chat, {"plain": asked(PLAIN)}, twice)["the prompts' tokens are transformers'"]
     assert found.verdict is Verdict.FAIL
     assert "21 tokens were prefilled, expected 22" in str(found.value)
+
+
+def thinking_without_a_channel(metadata: Any) -> None:
+    metadata.channels[0].start = "<|chanxel>thought\n"
+
+
+def calls_without_a_fence(metadata: Any) -> None:
+    metadata.llm_model_type.gemma4.code_fence_start = "<|tool_calx>"
+
+
+@pytest.mark.parametrize(
+    ("change", "dialogue", "check"),
+    [
+        (thinking_without_a_channel, THINKING, "thinking stays out of the answer"),
+        (calls_without_a_fence, TOOLS, "tool calls are parsed"),
+    ],
+)
+def test_stage_finds_lost_channels_and_fences(
+    change: Callable[[Any], None],
+    dialogue: Dialogue,
+    check: str,
+    chat: Path,
+    reference: ConversationReference,
+    tmp_path: Path,
+) -> None:
+    faulty = with_metadata(chat, change, tmp_path)
+    assert staged(faulty, {dialogue.name: asked(dialogue)}, reference)[check].verdict is Verdict.FAIL

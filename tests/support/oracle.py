@@ -35,9 +35,7 @@ class Pass:
 def run_target(target: Gemma4ForConditionalGeneration, tokens: Sequence[int]) -> Pass:
     """The target over `tokens` at once, with a cache that forgets no row of a sliding layer."""
     cache = DynamicCache()
-    output = target(
-        input_ids=torch.tensor([list(tokens)]), cache=cache, use_cache=True, output_hidden_states=True
-    )
+    output = target(input_ids=torch.tensor([list(tokens)]), cache=cache, use_cache=True, output_hidden_states=True)
     own = [(layer.keys[0], layer.values[0]) for layer in cache.layers]
     return Pass(output.logits[0], output.hidden_states[-1][0], own)
 
