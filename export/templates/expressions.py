@@ -122,11 +122,12 @@ def none_test(node: nodes.Expr) -> nodes.Expr | None:
 
 
 def type_test(node: nodes.Expr) -> nodes.Expr | None:
-    """Python's strings, maps and undefined values are sequences, and booleans numbers; in MiniJinja they are not."""
+    """Python's strings, maps and undefined values are sequences, and booleans numbers; in MiniJinja they are not, while
+    its none can be iterated over."""
     if not isinstance(node, nodes.Test):
         return None
     value = node.node
-    if node.name == "sequence":
+    if node.name in ("sequence", "iterable"):
         return nodes.And(tested(value, "iterable"), compared(value, "ne", none()))
     if node.name == "number":
         return either(tested(value, "number"), tested(value, "boolean"))

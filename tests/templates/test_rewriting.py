@@ -134,6 +134,10 @@ LACKING_IN_VALUES = {
         "{{ 'y' if m is sequence else 'n' }}{{ 'y' if t is sequence else 'n' }}{{ 'y' if n is sequence else 'n' }}"
         "{{ 'y' if zz is sequence else 'n' }}{{ 'y' if l is sequence else 'n' }}{{ 'y' if i is sequence else 'n' }}"
     ),
+    "iterables": (
+        "{{ 'y' if n is iterable else 'n' }}{{ 'y' if t is iterable else 'n' }}{{ 'y' if zz is iterable else 'n' }}"
+        "{{ 'y' if l is iterable and l is not mapping else 'n' }}{{ 'y' if i is iterable else 'n' }}"
+    ),
     "numbers": "{{ 'y' if yes is number else 'n' }}{{ 'y' if f is number else 'n' }}{{ 'y' if t is number else 'n' }}",
     "length of nothing": "{{ zz | length }}|{{ m.zz | length }}",
     "comparisons": "{{ 'a' in m }}|{{ 1 < 2 < 3 }}|{{ m.zz is defined }}|{{ t is string }}",
