@@ -78,7 +78,8 @@ def test_sound_bundle_is_the_model(weights: str, verified) -> None:
     assert report["verdict"] == "pass"
     # The small target answers the general questions with code, and at length.
     assert report["skipped"] == ["conversation: a stop token ends a turn"]
-    assert {stage["verdict"] for stage in report["stages"]} <= {"pass", "near tie"}
+    others = {stage["verdict"] for stage in report["stages"] if stage["name"] != "conversation"}
+    assert others <= {"pass", "near tie"}
     limits = report["about"]["limits"]["name"]
     assert limits == weights.removeprefix("small_")
 
