@@ -53,6 +53,7 @@ def test_pair_is_small() -> None:
     assert sum(path.stat().st_size for path in files) <= 12_000_000
 
 
+@pytest.mark.slow
 def test_held_out_text_is_never_trained_on() -> None:
     trained, held_out = training_documents(), held_out_documents()
     assert held_out

@@ -20,6 +20,8 @@ from tests.benchmarks.widths import E2B, MODERATE, Widths, wide_target_config, w
 from tests.conftest import DRAFTER, TARGET
 from tests.small_pair.corpus import held_out_prompts
 
+pytestmark = pytest.mark.slow
+
 DRAFT_TOKENS, NEW_TOKENS, STOP = 4, 48, (1, 5)
 WINDOW, VOCABULARY, HIDDEN = 64, 2048, 192
 
