@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from .adapter import Adapter
 from .config import read_target_config
 from .files import Checkpoint
+from .json_file import read_object
 from .weights import EMBEDDING, HEAD, decode_weights, embedder_weights, per_layer_embedder_weights
 
 _TOKENIZER_FILES = ("tokenizer", "special_tokens_map")
@@ -92,4 +92,4 @@ def _brings(folder: Path, name: str) -> bool:
     if any(folder.glob("chat_template.*")):
         return True
     config = folder / "tokenizer_config.json"  # Where older tokenizers keep their template.
-    return config.is_file() and "chat_template" in json.loads(config.read_text("utf-8"))
+    return config.is_file() and "chat_template" in read_object(config)

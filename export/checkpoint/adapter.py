@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from ...runtime.errors import UserError
 from .adapter_config import LoraSettings, read_lora_settings
 from .forms import ADAPTER_CONFIG, ADAPTER_WEIGHTS, what_it_is
 from .hub import resolve, sha256_of
+from .json_file import read_object
 from .weights import EMBEDDING, HEAD
 
 # `base_model.model.` is PEFT's own; then comes the path in one of transformers' classes.
@@ -292,13 +292,7 @@ def _read_settings(folder: Path) -> LoraSettings:
         is_model = (folder / "config.json").is_file()
         hint = "this is a whole model: give it as TARGET" if is_model else what_it_is(folder)
         raise UserError(f"{path}: no such file; {hint or 'expected the folder of a PEFT adapter'}")
-    try:
-        raw = json.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: not readable as JSON ({error})") from error
-    if not isinstance(raw, dict):
-        raise UserError(f"{path}: holds a {type(raw).__name__}, expected a JSON object")
-    return read_lora_settings(raw, str(path))
+    return read_lora_settings(read_object(path), str(path))
 
 
 def _in_decoder(module: str) -> str:

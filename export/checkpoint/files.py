@@ -5,7 +5,6 @@ Only safetensors are read: never pickle, never code that a checkpoint brings alo
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from ...runtime.errors import UserError
 from .forms import INDEX, SINGLE, lone_shards, missing_shards, unmerged_peft, what_it_is
 from .hub import resolve, sha256_of
+from .json_file import read_object
 from .weights import EMBEDDING, HEAD, Weight
 
 _FLOAT_DTYPES = frozenset({"BF16", "F16", "F32"})
@@ -74,13 +74,7 @@ class Checkpoint:
         path = self.path(name)
         if not path.is_file():
             raise UserError(f"{path}: no such file; {hint}")
-        try:
-            content = json.loads(path.read_text("utf-8"))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise UserError(f"{path}: not readable as JSON ({error})") from error
-        if not isinstance(content, dict):
-            raise UserError(f"{path}: holds a {type(content).__name__}, expected a JSON object")
-        return content
+        return read_object(path)
 
     @cached_property
     def hashes(self) -> dict[str, str]:
