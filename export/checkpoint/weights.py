@@ -16,7 +16,7 @@ from .config import DecoderConfig, DrafterConfig, LayerType, TargetConfig
 EMBEDDING, HEAD = "embed_tokens.weight", "lm_head.weight"
 # Weights that are made at export; all others have the name of the checkpoint tensor they come from.
 ROPE_TABLES: dict[LayerType, str] = {"sliding_attention": "rope.sliding", "full_attention": "rope.full"}
-HEAD_ROWS = "clustered_head.rows"
+HEAD_ROWS, HEAD_SCALES = "clustered_head.rows", "clustered_head.scales"
 INVERSE_ORDERING = "clustered_head.inverse_ordering"
 CENTROIDS = "masked_embedding.centroids.weight"
 TOKEN_ORDERING = "masked_embedding.token_ordering"
@@ -27,6 +27,8 @@ class Role(Enum):
 
     LINEAR = "linear"  # right side of a FULLY_CONNECTED, [out, in]
     TABLE = "table"  # rows of an EMBEDDING_LOOKUP
+    GATHERED = "gathered"  # rows of a GATHER, which copies codes as they are; their scales are a weight of their own
+    SCALES = "scales"  # of the rows of a GATHERED weight
     EXACT = "exact"  # norms, scalars, rotary tables: stay float32
     INDEX = "index"  # token ids and places: int32, never quantized
 
@@ -35,8 +37,8 @@ class Role(Enum):
 class Weight:
     """A weight input of a traced graph; float32, or int32 where `role` is INDEX.
 
-    `source` is the checkpoint tensor it is made from and has `source_shape`; None if it follows from the
-    configuration alone.
+    `source` is the checkpoint tensor it is made from and has `source_shape`; None if it follows from the configuration
+    alone or, where `role` is SCALES, from how the rows are stored.
     """
 
     name: str
@@ -141,12 +143,13 @@ def drafter_weights(config: DrafterConfig, length: int) -> list[Weight]:
         _plain("norm.weight", (hidden,), Role.EXACT),
         _plain("post_projection.weight", (backbone, hidden), Role.LINEAR),
     ]
-    table = (vocabulary, hidden)
+    table, size = (vocabulary, hidden), config.tokens_per_cluster
     if config.clusters is None:
         return [*weights, _plain(head_name(config), table, Role.LINEAR)]
     return [
         *weights,
         _plain(CENTROIDS, (config.clusters, hidden), Role.LINEAR),
-        Weight(HEAD_ROWS, table, Role.TABLE, head_name(config), table),
+        Weight(HEAD_ROWS, (config.clusters, size * hidden), Role.GATHERED, head_name(config), table),
+        Weight(HEAD_SCALES, (config.clusters, size), Role.SCALES, None, (config.clusters, size)),
         Weight(INVERSE_ORDERING, (vocabulary,), Role.INDEX, TOKEN_ORDERING, (vocabulary,)),
     ]

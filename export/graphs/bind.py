@@ -18,11 +18,12 @@ from ...quantize.recipes import Format, Recipe
 from ...quantize.tensors import BYTES_PER_ELEMENT, store
 from ...runtime.bundle.flatbuffer import pack
 from ..checkpoint.hub import sha256_of
-from ..checkpoint.weights import Role, Weight
-from .skeleton import gather_from_float_tables
+from ..checkpoint.weights import HEAD_ROWS, HEAD_SCALES, Role, Weight
+from .skeleton import gather_rows
 from .trace import WEIGHT_PREFIX
 
 _ALIGNMENT = 64
+_SCALES_OF = {HEAD_ROWS: HEAD_SCALES}
 _TENSOR_TYPES = {"fp32": schema.TensorType.FLOAT32, "int8": schema.TensorType.INT8}
 
 
@@ -52,7 +53,7 @@ def format_of(weight: Weight, recipe: Recipe) -> Format:
     """The format in which `recipe` stores `weight`."""
     if weight.role is Role.LINEAR:
         return recipe.linear
-    return recipe.table if weight.role is Role.TABLE else "fp32"
+    return recipe.table if weight.role in (Role.TABLE, Role.GATHERED) else "fp32"
 
 
 def bind(
@@ -74,17 +75,21 @@ def bind(
         on_progress: called with each weight as it is written.
     """
     slots = _take_weights_from_inputs(model, weights, recipe)
-    gather_from_float_tables(model)
+    gather_rows(model)
     # Sizes do not depend on values, so the flatbuffer's length is known before any weight is read.
     head = _round_up(len(pack(model)))
     offset = head
-    for slot in slots:
+    for slot in slots.values():
         slot.buffer.offset = offset
         offset = _round_up(offset + slot.size)
     with path.open("w+b") as file:
-        for slot in slots:
+        for slot in slots.values():
+            if slot.weight.role is Role.SCALES:
+                continue  # Written with its rows.
             file.seek(slot.buffer.offset)
             scales = _write_blocks(file, slot, read(slot.weight))
+            if slot.weight.role is Role.GATHERED:
+                scales = _write_scales(file, slots[_SCALES_OF[slot.weight.name]], scales)
             if scales is not None:
                 _set_scales(slot.tensors, scales)
             on_progress(slot.weight)
@@ -97,7 +102,7 @@ def bind(
     return BoundFile(offset, sha256_of(path))
 
 
-def _take_weights_from_inputs(model: Any, weights: dict[str, Weight], recipe: Recipe) -> list[_Slot]:
+def _take_weights_from_inputs(model: Any, weights: dict[str, Weight], recipe: Recipe) -> dict[str, _Slot]:
     slots: dict[str, _Slot] = {}
     for signature in model.signatureDefs:
         graph = model.subgraphs[signature.subgraphIndex]
@@ -118,8 +123,9 @@ def _take_weights_from_inputs(model: Any, weights: dict[str, Weight], recipe: Re
                 tensor.type = _TENSOR_TYPES[slot.stored_as]
             slot.tensors.append(tensor)
             if slot.stored_as != "fp32":
-                _set_scales([tensor], np.ones(slot.weight.shape[0], dtype=np.float32))
-    return list(slots.values())
+                channels = 1 if slot.weight.role is Role.GATHERED else slot.weight.shape[0]
+                _set_scales([tensor], np.ones(channels, dtype=np.float32))
+    return slots
 
 
 def _new_slot(model: Any, weight: Weight, recipe: Recipe) -> _Slot:
@@ -136,6 +142,21 @@ def _set_scales(tensors: list[Any], scales: np.ndarray) -> None:
     quantization.quantizedDimension = 0
     for tensor in tensors:
         tensor.quantization = quantization
+
+
+def _write_scales(file: BinaryIO, slot: _Slot, scales: np.ndarray | None) -> np.ndarray | None:
+    """Write what is left of a gathered weight's scales after the one that its whole table gets, which is returned.
+
+    That one is a power of two in the middle of them: so the quotient is exact, and a score before it is multiplied by
+    the rest is about as large as after it, while a sum of bare codes would overflow in float16.
+    """
+    common = None
+    if scales is not None:
+        common = np.exp2(np.round(np.log2(np.median(scales)))).astype(np.float32).reshape(1)
+        scales = scales / common
+    file.seek(slot.buffer.offset)
+    file.write((np.ones(slot.weight.shape, np.float32) if scales is None else scales).data)
+    return common
 
 
 def _write_blocks(file: BinaryIO, slot: _Slot, blocks: Iterable[np.ndarray]) -> np.ndarray | None:

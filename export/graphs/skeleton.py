@@ -47,27 +47,56 @@ def _strip_input_prefix(signature: Any, graph: Any) -> None:
             graph.tensors[entry.tensorIndex].name = entry.name
 
 
-def gather_from_float_tables(model: Any) -> None:
-    """Turn every EMBEDDING_LOOKUP in a float32 table into the GATHER that it is.
+def gather_rows(model: Any) -> None:
+    """Turn every EMBEDDING_LOOKUP in a float32 table into the GATHER that it is, and every one in a quantized table
+    with one scale into a GATHER of its codes and a DEQUANTIZE of what was gathered.
 
-    LiteRT-LM's GPU backend (0.18.1) aborts the process on such a lookup, be the table computed or a constant behind the
-    flatbuffer; it takes the lookup in an int8 table. torch has no operator that lowers to GATHER: `embedding` becomes
-    EMBEDDING_LOOKUP, and `index_select` GATHER_ND with bounds checks, which that backend rejects.
+    LiteRT-LM's GPU backend (0.18.1) aborts the process on a lookup in a float32 table, be it computed or a constant
+    behind the flatbuffer; it takes the lookup in an int8 table, and both forms of GATHER. The CPU's lookup opens codes
+    one by one (ai-edge-litert 2.3.0), while GATHER copies whole rows, and XNNPACK dequantizes them. torch has no
+    operator that lowers to GATHER: `embedding` becomes EMBEDDING_LOOKUP, and `index_select` GATHER_ND with bounds
+    checks, which that backend rejects.
     """
-    gather = None
     for graph in model.subgraphs:
+        operators = []
         for operator in graph.operators:
+            operators.append(operator)
             if operator_code(model, operator) != schema.BuiltinOperator.EMBEDDING_LOOKUP:
                 continue
             ids, table = operator.inputs
-            if graph.tensors[int(table)].type != schema.TensorType.FLOAT32:
+            is_float = graph.tensors[int(table)].type == schema.TensorType.FLOAT32
+            if not is_float and len(graph.tensors[int(table)].quantization.scale) > 1:
                 continue
-            if gather is None:
-                code = schema.OperatorCodeT()
-                code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.GATHER
-                code.version = 1
-                gather = len(model.operatorCodes)
-                model.operatorCodes.append(code)
-            operator.opcodeIndex, operator.inputs = gather, [table, ids]
+            operator.opcodeIndex = _code(model, schema.BuiltinOperator.GATHER, version=1 if is_float else 2)
+            operator.inputs = [table, ids]
             operator.builtinOptionsType = schema.BuiltinOptions.GatherOptions
             operator.builtinOptions = schema.GatherOptionsT()
+            if not is_float:
+                operators.append(_dequantize_output(model, graph, operator, graph.tensors[int(table)]))
+        graph.operators = operators
+
+
+def _dequantize_output(model: Any, graph: Any, operator: Any, like: Any) -> Any:
+    """Let `operator` write codes of the type and scale of tensor `like`; what turns them into its former output."""
+    (output,) = operator.outputs
+    codes: Any = schema.TensorT()
+    codes.shape, codes.type, codes.quantization = graph.tensors[int(output)].shape, like.type, like.quantization
+    codes.name, codes.buffer = graph.tensors[int(output)].name + b"/codes", 0
+    operator.outputs = [len(graph.tensors)]
+    graph.tensors.append(codes)
+    dequantize: Any = schema.OperatorT()
+    dequantize.opcodeIndex = _code(model, schema.BuiltinOperator.DEQUANTIZE, version=2)
+    dequantize.inputs, dequantize.outputs = operator.outputs, [output]
+    return dequantize
+
+
+def _code(model: Any, builtin: int, version: int) -> int:
+    """Index of an operator code of `model`, which is added if there is none."""
+    for index, code in enumerate(model.operatorCodes):
+        if (code.builtinCode, code.version) == (builtin, version):
+            return index
+    code: Any = schema.OperatorCodeT()
+    code.builtinCode = code.deprecatedBuiltinCode = builtin
+    code.version = version
+    model.operatorCodes.append(code)
+    return len(model.operatorCodes) - 1

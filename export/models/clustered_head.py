@@ -4,8 +4,10 @@ Mirrors transformers' Gemma4AssistantMaskedEmbedder, with one difference: tokens
 constant far below every score instead of `min(selected) - 1`, so that they have no probability when sampled from.
 
 At E2B's size the head has 262,144 rows in 2,048 clusters; a draft step scores 2,048 centroids and the 4,096 rows of
-the best 32 clusters. Rows are stored in cluster order, so a cluster is a contiguous block, and a constant gather at
-the end brings the logits back to token order.
+the best 32 clusters. Rows are stored in cluster order, so a cluster is one contiguous row of the table and is copied
+as it is stored: an EMBEDDING_LOOKUP of its 128 tokens would open each code with scalar code, which took more than half
+of a draft step. The rows' own scales are multiplied into the scores instead. A constant gather at the end brings the
+logits back to token order.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import torch
 from torch.nn import functional as F
 
 from ..checkpoint.config import DrafterConfig
-from ..checkpoint.weights import CENTROIDS, HEAD_ROWS, INVERSE_ORDERING, head_name
+from ..checkpoint.weights import CENTROIDS, HEAD_ROWS, HEAD_SCALES, INVERSE_ORDERING, head_name
 from .layers import Weights
 
 # Logits of tokens that were not scored: inside float16, and exp() of it is zero.
@@ -27,9 +29,10 @@ def clustered_logits(config: DrafterConfig, weights: Weights, hidden: torch.Tens
     clusters = config.vocab_size // size
     scores = F.linear(hidden, weights[CENTROIDS]).reshape(1, clusters)
     best = torch.topk(scores, chosen, dim=-1).indices.to(torch.int32).reshape(chosen, 1)
-    members = (best * size + torch.arange(size, dtype=torch.int32)).reshape(-1)  # [chosen * size]
-    rows = F.embedding(members, weights[HEAD_ROWS])  # [chosen * size, H]
-    logits = torch.matmul(rows, hidden.reshape(-1, 1)).reshape(chosen, size)
+    # Lookups which graphs/skeleton.py turns into GATHER, of codes where the table is quantized.
+    rows = F.embedding(best.reshape(-1), weights[HEAD_ROWS]).reshape(chosen * size, -1)  # [chosen * size, H]
+    scales = F.embedding(best.reshape(-1), weights[HEAD_SCALES])  # [chosen, size]
+    logits = torch.matmul(rows, hidden.reshape(-1, 1)).reshape(chosen, size) * scales
 
     # One-hot rows times scores puts each chosen cluster's block in its place, exactly: every sum has one term.
     places = torch.arange(clusters, dtype=torch.int32).reshape(1, clusters)
@@ -37,7 +40,7 @@ def clustered_logits(config: DrafterConfig, weights: Weights, hidden: torch.Tens
     spread = torch.matmul(one_hot.transpose(0, 1), logits)  # [clusters, size]
     unchosen = (1.0 - one_hot.sum(dim=0)) * NOT_CHOSEN  # [clusters]
     in_cluster_order = (spread + unchosen.reshape(-1, 1)).reshape(-1)
-    # A lookup in a computed table, which graphs/skeleton.py turns into the GATHER that it is.
+    # A lookup in a computed table, which becomes the GATHER that it is, too.
     return F.embedding(weights[INVERSE_ORDERING], in_cluster_order.reshape(-1, 1)).reshape(1, 1, -1)
 
 

@@ -183,7 +183,8 @@ def test_token_ids_stay_exact_at_the_full_vocabulary() -> None:
     table = torch.randn(vocabulary, hidden_size, generator=generator)
     weights = {
         "masked_embedding.centroids.weight": torch.randn(clusters, hidden_size, generator=generator),
-        "clustered_head.rows": table[ordering],
+        "clustered_head.rows": table[ordering].reshape(clusters, -1),
+        "clustered_head.scales": torch.ones(clusters, vocabulary // clusters),
         "clustered_head.inverse_ordering": places,
     }
     hidden = torch.randn(1, 1, hidden_size, generator=generator)

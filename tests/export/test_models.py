@@ -52,7 +52,9 @@ class Pair:
         self.drafter_weights |= self._rope(self.drafter_config)
         if not dense_head:
             ordering = self.drafter.masked_embedding.token_ordering
-            self.drafter_weights["clustered_head.rows"] = self.drafter.lm_head.weight[ordering]
+            clusters = self.drafter_config.clusters
+            self.drafter_weights["clustered_head.rows"] = self.drafter.lm_head.weight[ordering].reshape(clusters, -1)
+            self.drafter_weights["clustered_head.scales"] = torch.ones(clusters, len(ordering) // clusters)
             self.drafter_weights["clustered_head.inverse_ordering"] = ordering.argsort().int()
         self.tokens = torch.randint(6, oracle.VOCABULARY, (32,), generator=torch.Generator().manual_seed(3)).tolist()
 
