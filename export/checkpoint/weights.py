@@ -143,9 +143,10 @@ def drafter_weights(config: DrafterConfig, length: int) -> list[Weight]:
         _plain("norm.weight", (hidden,), Role.EXACT),
         _plain("post_projection.weight", (backbone, hidden), Role.LINEAR),
     ]
-    table, size = (vocabulary, hidden), config.tokens_per_cluster
+    table = (vocabulary, hidden)
     if config.clusters is None:
         return [*weights, _plain(head_name(config), table, Role.LINEAR)]
+    size = config.tokens_per_cluster
     return [
         *weights,
         _plain(CENTROIDS, (config.clusters, hidden), Role.LINEAR),
