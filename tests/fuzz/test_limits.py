@@ -19,6 +19,7 @@ from gemma_mtp.runtime.bundle.flatbuffer import pack
 from gemma_mtp.runtime.bundle.model_file import read_model
 from gemma_mtp.runtime.errors import UserError
 from gemma_mtp.runtime.printable import one_line, printable
+from gemma_mtp.runtime.text.prompts import read_prompts
 from gemma_mtp.runtime.text.tokenizer import read_tokenizer
 from gemma_mtp.runtime.threads import MOST_THREADS, thread_count
 
@@ -240,3 +241,10 @@ def test_indices_and_sizes_that_cannot_be_true_are_named(name: str) -> None:
     change(model)
     with pytest.raises(UserError, match=expected):
         read_model(pack(model), "model")
+
+
+def test_a_part_whose_text_is_none_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('{"messages": [{"role": "user", "content": [{"type": "text", "text": []}]}]}', "utf-8")
+    with pytest.raises(UserError, match="line 1: messages must be"):
+        read_prompts(file)
