@@ -5,15 +5,18 @@ BIN := $(VENV)/bin
 # torch's registry build of another version brings gigabytes of CUDA; this one is the CPU build where one is offered.
 TORCH := torch==2.13.0
 TORCH_INDEX ?=
+# How long `make fuzz` looks for new findings.
+FUZZ_SECONDS ?= 3600
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo check test test-gpu test-gpu-slow lint clean
+.PHONY: help setup setup-dev demo check test fuzz test-gpu test-gpu-slow lint clean
 
 help:
 	@echo "make demo           set up, export the shipped pair, run it with MTP off and on, compare it with transformers"
 	@echo "make check          set up, run linters and the tests that need no export: two minutes"
 	@echo "make test           set up, run linters and all tests"
+	@echo "make fuzz           set up, damage files of all kinds with new seeds for FUZZ_SECONDS, an hour by default"
 	@echo "make test-gpu       set up, run the shipped pair on LiteRT-LM's GPU backend"
 	@echo "make test-gpu-slow  the same for E2B's widths, and for graphs with their GPU features taken out"
 	@echo "make lint           format check, lint and type check only"
@@ -54,6 +57,10 @@ check: lint
 test: lint
 	@echo "== tests"
 	@$(BIN)/python -m pytest
+
+fuzz: setup-dev
+	@echo "== fuzzing for $(FUZZ_SECONDS) seconds"
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest -q -s tests/fuzz --timeout=0
 
 test-gpu: setup-dev
 	@echo "== GPU tests (on SwiftShader, a software device, where there is no GPU)"

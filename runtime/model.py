@@ -7,7 +7,6 @@ print(load("out/model.litertlm").generate("Why is the sky blue?").text)
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from .text.chat_template import render_chat
 from .text.litertlm_template import Message
 from .text.prompts import Prompt
 from .text.stream import TextStream
+from .threads import thread_count
 
 
 class Model:
@@ -170,11 +170,6 @@ def load(path: str | Path, threads: int | None = None) -> Model:
         threads: CPU threads; all cores, at most 4, by default.
 
     Raises:
-        UserError: see `open_bundle`; or LiteRT refuses a model.
+        UserError: see `open_bundle` and `thread_count`; or LiteRT refuses a model.
     """
-    return Model(open_bundle(Path(path)), threads or default_threads())
-
-
-def default_threads() -> int:
-    """All cores, at most 4, as LiteRT-LM does."""
-    return min(4, os.cpu_count() or 1)
+    return Model(open_bundle(Path(path)), thread_count(threads))

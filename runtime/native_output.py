@@ -44,6 +44,11 @@ class LiteRtOutput:
         found = [match[1] for line in self.lines() if (match := _REASON.match(line))]
         return "; ".join(found[-_REASON_LINES:])
 
+    def discard(self) -> None:
+        """Pass nothing on of what was written so far: it was reported in other words."""
+        self._file.seek(0)
+        self._file.truncate()
+
     def lines(self) -> list[str]:
         """Everything so far."""
         self._file.seek(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from rich.console import Console
 
 from ...runtime.decoding.schedules import SCHEDULES
 from ...runtime.errors import UserError
+from ...runtime.printable import printable
 from .run_options import (
     load_for,
     prompts_given,
@@ -110,10 +112,11 @@ def generate_command(
 
 
 def _print_answer(answer: Generation) -> None:
-    """Text as it comes."""
+    """Text as it comes; on a terminal without characters that command it."""
+    on_terminal = sys.stdout.isatty()
     try:
         for piece in answer:
-            click.echo(piece, nl=False)
+            click.echo(printable(piece, keep="\n\t") if on_terminal else piece, nl=False)
     except KeyboardInterrupt:
         click.echo()
         raise UserError("interrupted; the text above is incomplete") from None

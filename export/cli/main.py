@@ -11,6 +11,7 @@ from typing import NoReturn
 import click
 
 from ...runtime.errors import UserError
+from ...runtime.printable import one_line
 from .benchmark import benchmark_command
 from .demo import demo_command
 from .export import export_command
@@ -70,9 +71,9 @@ def main() -> NoReturn:
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
     except (UserError, click.ClickException) as error:
-        click.echo(f"Error: {' '.join(_message(error).split())}", err=True)
+        click.echo(f"Error: {one_line(_message(error))}", err=True)
     except (KeyboardInterrupt, click.Abort):
         click.echo("Error: interrupted; nothing was written", err=True)
     except OSError as error:
-        click.echo(f"Error: {error.filename or 'output'}: {error.strerror or error}", err=True)
+        click.echo(one_line(f"Error: {error.filename or 'output'}: {error.strerror or error}"), err=True)
     sys.exit(_BAD_INPUT)

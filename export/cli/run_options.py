@@ -16,6 +16,7 @@ from click.core import ParameterSource
 from ...runtime.errors import UserError
 from ...runtime.native_output import show_litert
 from ...runtime.text.prompts import Prompt, read_prompts, read_tools, user_prompt
+from ...runtime.threads import MOST_THREADS
 
 if TYPE_CHECKING:
     from ...runtime.model import Model
@@ -65,7 +66,10 @@ def _add_options(max_tokens: int, again: str, command: Callable[..., None]) -> C
                 "--max-tokens", type=int, default=max_tokens, show_default=True, metavar="N",
                 help="End an answer after N tokens, if nothing else ended it.",
             ),
-            click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: all cores, at most 4]"),
+            click.option(
+                "--threads", type=click.IntRange(1, MOST_THREADS), metavar="N",
+                help="CPU threads.  [default: all cores, at most 4]",
+            ),
             click.option("-v", "--verbose", is_flag=True, help="Show LiteRT's own messages."),
         ]
     ):  # fmt: skip

@@ -13,6 +13,7 @@ from rich.console import Console
 from ...runtime.errors import UserError
 from ...runtime.native_output import show_litert
 from ...runtime.text.prompts import DEFAULT_PROMPTS, read_prompts, user_prompt
+from ...runtime.threads import MOST_THREADS
 from .export_options import adapter_option
 from .run_options import refuse_quiet_and_verbose
 
@@ -42,7 +43,10 @@ _FAILED = 1
 )
 @click.option("--no-stock", is_flag=True, help="Do not run stock LiteRT-LM.")
 @click.option("--max-memory", metavar="SIZE", help="Refuse to begin if more is needed, such as 8GB.")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads of LiteRT.  [default: all cores, at most 4]")
+@click.option(
+    "--threads", type=click.IntRange(1, MOST_THREADS), metavar="N",
+    help="CPU threads of LiteRT.  [default: all cores, at most 4]",
+)  # fmt: skip
 @click.option("--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write all numbers here.")
 @click.option(
     "--html", "html_file", type=click.Path(path_type=Path), metavar="FILE", help="Write a page with plots here."

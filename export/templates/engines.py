@@ -1,21 +1,22 @@
 """The two engines that read a chat template, transformers' Jinja2 and LiteRT-LM's MiniJinja, behind one interface.
 
-transformers renders within seconds. The memory that a template takes is not bounded, and a rendering that ran out of
-time goes on in a daemon thread until the process ends.
+Both render in processes of their own, within bounds of time, memory and output; see `runtime.text.sandbox`.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import jinja2
-from transformers.utils.chat_template_utils import render_jinja_template
-
-from ...runtime.text.litertlm_template import RefusedError, render
+from ...runtime.text.litertlm_template import RefusedError, render, text_or_refusal
+from ...runtime.text.sandbox import SECONDS
 from .conversations import Conversation
+
+__all__ = ["RefusedError", "RuntimeEngine", "TransformersEngine"]
+
+# Imported by the child process alone.
+_JINJA = f"{__package__}.jinja_child"
 
 
 @dataclass(frozen=True)
@@ -24,26 +25,21 @@ class TransformersEngine:
     and so on, that a tokenizer would add to the variables."""
 
     special_tokens: Mapping[str, str] = field(default_factory=dict)
-    seconds: float = 10.0
+    seconds: float = SECONDS
 
     def render(self, template: str, conversation: Conversation) -> str:
         """The prompt as transformers makes it.
 
         Raises:
-            RefusedError: the template raised an exception, is not Jinja, or took too long.
+            RefusedError: the template raised an exception, is not Jinja, or took too long or too much memory.
         """
-
-        def rendering() -> str:
-            rendered, _ = render_jinja_template(
-                conversations=[conversation.messages],
-                tools=None if conversation.tools is None else [*conversation.tools],
-                chat_template=template,
-                add_generation_prompt=conversation.add_generation_prompt,
-                **{**self.special_tokens, **conversation.variables},
-            )
-            return rendered[0]
-
-        return _within_time(rendering, self.seconds)
+        call = {
+            "messages": conversation.messages,
+            "tools": None if conversation.tools is None else [*conversation.tools],
+            "add_generation_prompt": conversation.add_generation_prompt,
+            "variables": {**self.special_tokens, **conversation.variables},
+        }
+        return text_or_refusal(_JINJA, template, call, seconds=self.seconds)
 
 
 @dataclass(frozen=True)
@@ -54,7 +50,7 @@ class RuntimeEngine:
         """The prompt as LiteRT-LM makes it, without the start token.
 
         Raises:
-            RefusedError: the template raised an exception, is not MiniJinja, or took too many steps.
+            RefusedError: the template raised an exception, is not MiniJinja, or took too long or too much memory.
         """
         variables: dict[str, Any] = {
             "messages": conversation.as_runtime(),
@@ -65,25 +61,3 @@ class RuntimeEngine:
             **conversation.variables,
         }
         return render(template, variables)
-
-
-def _within_time(rendering: Callable[[], str], seconds: float) -> str:
-    outcome: list[str | Exception] = []
-
-    def run() -> None:
-        try:
-            outcome.append(rendering())
-        except Exception as error:  # A template can make any of Python's errors happen.
-            outcome.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if not outcome:
-        raise RefusedError(f"not done after {seconds:g} s")
-    if isinstance(outcome[0], Exception):
-        error = outcome[0]
-        raise RefusedError(
-            f"{type(error).__name__}: {error}", deliberate=type(error) is jinja2.exceptions.TemplateError
-        ) from error
-    return outcome[0]

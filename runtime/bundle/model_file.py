@@ -13,6 +13,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from ..errors import UserError
+from .model_check import check_model
 from .names import is_cache
 
 _TYPE_NAMES = {value: name.lower() for name, value in vars(schema.TensorType).items() if isinstance(value, int)}
@@ -63,11 +64,12 @@ def read_model(content: memoryview | bytes | mmap.mmap, where: str) -> ModelInfo
     """What a .tflite flatbuffer says of itself; `where` names it in errors.
 
     Raises:
-        UserError: not a readable flatbuffer.
+        UserError: not a readable flatbuffer, or one whose indices or sizes cannot be true.
     """
     try:
         if bytes(content[4:8]) != b"TFL3":
             raise ValueError("no TFL3 mark")
+        check_model(content)
         model: Any = schema.Model.GetRootAs(content, 0)
         signatures = tuple(_signature(model, index) for index in range(model.SignatureDefsLength()))
         return ModelInfo(signatures, _constant_bytes(model))

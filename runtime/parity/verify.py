@@ -15,8 +15,9 @@ from ..bundle.loading import bundle_file_in, open_bundle
 from ..bundle.names import PREFILL_DECODE
 from ..decoding.generation import GenerationOptions
 from ..errors import UserError
-from ..model import Model, default_threads
+from ..model import Model
 from ..text.prompts import Prompt
+from ..threads import thread_count
 from .about import about_probe, about_run, about_texts
 from .oracle.oracle import Oracle
 from .report.report import Report, Stage, Verdict
@@ -80,7 +81,7 @@ class VerifyOptions:
     def as_dict(self) -> dict[str, Any]:
         """Everything but the prompts, as plain JSON types."""
         given = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "prompts"}
-        return given | {"threads": self.threads or default_threads()}
+        return given | {"threads": thread_count(self.threads)}
 
 
 def verify(
@@ -131,7 +132,7 @@ def verify(
         for other in STAGES[2:]:
             stages.by_name[other].skip("everything", "the contract does not hold")
     else:
-        model = Model(opened, options.threads or default_threads())
+        model = Model(opened, thread_count(options.threads))
         about |= _compare(stages, file, model, oracle, options, limits, text)
     return Report(about, tuple(stages.by_name.values()))
 
@@ -210,7 +211,7 @@ def _compare(
     with stages.run("stock LiteRT-LM") as stage:
         if options.stock:
             bare = [written.removeprefix(model.bundle.tokenizer.decode(rules.start)) for written in texts]
-            stock_stage(stage, file, bare, answers, options.max_tokens, options.threads or default_threads())
+            stock_stage(stage, file, bare, answers, options.max_tokens, thread_count(options.threads))
         else:
             stage.skip("everything", "--no-stock")
     with stages.run("conversation") as stage:
@@ -219,7 +220,7 @@ def _compare(
         else:
             asked = [prompt.last_message for prompt in options.prompts if prompt.messages]
             requests = conversation_requests(rules.chat_template, asked)
-            threads = options.threads or default_threads()
+            threads = thread_count(options.threads)
             conversation_stage(stage, file, requests, text.conversation, options.max_tokens, threads)
     return {"answers": about_texts(options.prompts, answers), **about_probe(probe)}
 

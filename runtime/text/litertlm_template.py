@@ -3,7 +3,8 @@
 MiniJinja 2.14.0 (Cargo.toml), without loop controls; trim_blocks, lstrip_blocks and keep_trailing_newline on; undefined
 values lenient; its own `tojson`, `lstrip` and `rstrip` filters, functions `raise_exception` and `strftime_now`, and
 a test `none` that holds for undefined values and not for none (LiteRT-LM,
-runtime/components/rust/minijinja_template.rs). A rendering takes a bounded number of steps; its memory is not bounded.
+runtime/components/rust/minijinja_template.rs). Renderings run in a process of their own (`sandbox`), and take a bounded
+number of steps there.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any, NoReturn
 
 import minijinja
 
+from .sandbox import OutOfBoundsError, sandbox_for
 from .template_edits import edited_by_runtime
 from .template_source import STRINGS, Tag, cut
 
@@ -52,18 +54,40 @@ def render(template: str, variables: Mapping[str, Any]) -> str:
     `tools` where there are any; `bos_token` and `eos_token`, both empty, as it puts the start token before the prompt
     itself; and the app's own.
 
-    Python's values would bring their methods along, so they are written as literals into a template that includes the
-    one in question.
+    Raises:
+        RefusedError: the template raised an exception, is not MiniJinja, or took too many steps, too long, or too much
+            memory.
+    """
+    return text_or_refusal(__name__, template, variables)
+
+
+def text_or_refusal(engine: str, template: str, variables: Mapping[str, Any], **bounds: float) -> str:
+    """The text that the engine in the module `engine` makes of `template` in its sandbox.
 
     Raises:
-        RefusedError: the template raised an exception, is not MiniJinja, or took too many steps.
+        RefusedError: it made none.
+    """
+    try:
+        answer = sandbox_for(engine).render(template, dict(variables), **bounds)
+    except OutOfBoundsError as error:
+        raise RefusedError(str(error)) from error
+    if "text" not in answer:
+        raise RefusedError(answer["refused"], deliberate=answer.get("deliberate", False))
+    return answer["text"]
+
+
+def answer(template: str, variables: Mapping[str, Any]) -> dict[str, Any]:
+    """What `render` gives, made in this process: `text`, or `refused` and why.
+
+    Python's values would bring their methods along, so they are written as literals into a template that includes the
+    one in question.
     """
     try:
         environment = _environment(template)
         sets = "".join(f"{{% set {name} = {_literal(value)} %}}" for name, value in variables.items())
-        return environment.render_str(f'{sets}{{% include "{_NAME}" %}}')
+        return {"text": environment.render_str(f'{sets}{{% include "{_NAME}" %}}')}
     except Exception as error:  # MiniJinja reports its own errors and what the functions below raise.
-        raise RefusedError(_reason(error)) from error
+        return {"refused": _reason(error)}
 
 
 def messages_as_given(messages: Sequence[Mapping[str, Any]]) -> list[Message]:

@@ -160,5 +160,8 @@ def _is_message(entry: Any) -> bool:
         return False
     content = entry.get("content")
     if isinstance(content, list):
-        return all(isinstance(part, dict) and isinstance(part.get("type"), str) for part in content)
+        return all(
+            isinstance(part, dict) and isinstance(part.get("type"), str) and isinstance(part.get("text", ""), str)
+            for part in content
+        )
     return isinstance(content, str) or (content is None and bool({"tool_calls", "tool_responses"} & entry.keys()))

@@ -10,9 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ....runtime.printable import printable
 from ....runtime.units import size
 
-__all__ = ["draft_lengths", "pairs", "show_progress", "size", "stop_tokens"]
+__all__ = ["draft_lengths", "foreign", "pairs", "show_progress", "size", "stop_tokens"]
 
 
 @contextlib.contextmanager
@@ -36,10 +37,15 @@ def show_progress(console: Console, title: str) -> Iterator[Callable[[str, str],
 
 def pairs(title: str, rows: Iterable[tuple[str, str]]) -> Table:
     """A table of names and values."""
-    table = Table(title=title, show_header=False, title_justify="left", title_style="bold")
+    table = Table(title=Text(printable(title)), show_header=False, title_justify="left", title_style="bold")
     for name, value in rows:
-        table.add_row(name, Text(value, overflow="fold"))
+        table.add_row(name, Text(printable(value), overflow="fold"))
     return table
+
+
+def foreign(text: str, style: str = "") -> Text:
+    """`text` from a file, without rich's markup and without control characters."""
+    return Text(printable(text), style=style)
 
 
 def stop_tokens(texts: dict[str, str]) -> str:

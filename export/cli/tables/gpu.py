@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from .common import foreign
+
 if TYPE_CHECKING:
     from ....runtime.gpu.report import GpuReport
     from ....runtime.gpu.trial import Trial
@@ -23,21 +25,23 @@ def print_gpu_report(report: GpuReport, console: Console) -> None:
     for graph in report.graphs:
         trial = trials.get((graph.model, graph.signature))
         name = graph.signature if graph.signature == graph.model else f"{graph.model}: {graph.signature}"
-        table.add_row(name, str(graph.operators), _TAKEN[graph.taken], _shown(trial))
+        table.add_row(foreign(name), str(graph.operators), _TAKEN[graph.taken], foreign(_shown(trial)))
     for name in report.on_cpu:
-        table.add_row(name, "", "runs on the CPU", "")
+        table.add_row(foreign(name), "", "runs on the CPU", "")
     console.print(table)
     for graph in report.graphs:
         for finding in graph.findings:
-            console.print(Text(f"{graph.signature}: {finding}", style="red"))
+            console.print(foreign(f"{graph.signature}: {finding}", style="red"))
     devices = dict.fromkeys(trial.device for trial in report.trials if trial.device)
     if devices:
         console.print(f"Trial loads on: {'; '.join(devices)}.")
     left_out = sorted({name for trial in report.trials for name in trial.left_out})
     if left_out:
         console.print(
-            f"Left out there: {', '.join(left_out)}, on which ai-edge-litert's accelerator crashes. Graphs were loaded,"
-            " not run. Only LiteRT-LM itself shows the rest."
+            foreign(
+                f"Left out there: {', '.join(left_out)}, on which ai-edge-litert's accelerator crashes. Graphs were"
+                " loaded, not run. Only LiteRT-LM itself shows the rest."
+            )
         )
     if report.taken:
         console.print("Every graph is one that LiteRT-LM's GPU backend is known to take whole.")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from ....runtime.bundle.inspection import Inspection
 from ....runtime.bundle.names import is_cache
-from .common import draft_lengths, pairs, size, stop_tokens
+from .common import draft_lengths, foreign, pairs, size, stop_tokens
 
 
 def print_inspection(inspection: Inspection, console: Console) -> None:
@@ -41,16 +40,16 @@ def print_inspection(inspection: Inspection, console: Console) -> None:
         constraints = [
             str(section.items[key]) for key in ("backend_constraint", "prefer_activation_type") if key in section.items
         ]
-        sections.add_row(" ".join([section.model_type or section.kind, *constraints]), size(section.size), stored)
+        sections.add_row(foreign(" ".join([section.name, *constraints])), size(section.size), stored)
     console.print(sections)
     _print_signatures(inspection, console)
     shared = Table("tensor", "shape", "dtype", title="KV read by the drafter", title_justify="left", title_style="bold")
     for name, tensor in speculative["shared_kv"].items():
-        shared.add_row(name, str(tensor["shape"]), tensor["dtype"])
+        shared.add_row(foreign(name), str(tensor["shape"]), tensor["dtype"])
     console.print(shared)
     if speculative["problems"]:
         for problem in speculative["problems"]:
-            console.print(Text(f"MTP will not run: {problem}", style="red"))
+            console.print(foreign(f"MTP will not run: {problem}", style="red"))
     else:
         console.print("Signatures, KV signature and metadata are what LiteRT-LM needs for MTP.")
 
@@ -66,10 +65,10 @@ def _print_signatures(inspection: Inspection, console: Console) -> None:
             returned = [t.name for t in signature.outputs if not is_cache(t.name)]
             read, written = signature.caches(written=False), signature.caches(written=True)
             table.add_row(
-                signature.name if signature.name == name else f"{name}: {signature.name}",
+                foreign(signature.name if signature.name == name else f"{name}: {signature.name}"),
                 str(positions.shape[0]) if positions and positions.shape else "1",
-                ", ".join(plain + ([f"{len(read)} caches"] if read else [])),
-                ", ".join(returned + ([f"{len(written)} caches"] if written else [])),
+                foreign(", ".join(plain + ([f"{len(read)} caches"] if read else []))),
+                foreign(", ".join(returned + ([f"{len(written)} caches"] if written else []))),
                 str(sum(signature.operators.values())),
             )
     console.print(table)

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from ....runtime.parity.report.report import Report, Verdict, number
 from ....runtime.parity.verify import Progress
-from .common import show_progress, size
+from .common import foreign, show_progress, size
 
 _STYLES = {
     Verdict.NOTE: "dim",
@@ -36,14 +36,14 @@ def print_report(report: Report, console: Console, *, brief: bool = False) -> No
             for check in stage.checks:
                 if check.where and check.verdict in (Verdict.FAIL, Verdict.NEAR_TIE, Verdict.SKIPPED):
                     line = f"{check.verdict.value} in {stage.name}, {check.name}: {check.where}"
-                    console.print(Text(line, style=_STYLES[check.verdict]), soft_wrap=True)
+                    console.print(foreign(line, style=_STYLES[check.verdict]), soft_wrap=True)
         about, limits = report.about, report.about["limits"]
         console.print(f"Oracle: {about['oracle']}; {size(about['oracle_bytes'])} of weights at a time.", style="dim")
         console.print(
             f"Limits: {limits['name']}; near tie: at most {limits['near_tie']:g} below the best.", style="dim"
         )
     style = _STYLES[Verdict.FAIL if not report.passed else Verdict.NEAR_TIE if report.near_ties else Verdict.PASS]
-    console.print(Text(report.summary(), style=style), soft_wrap=True)
+    console.print(foreign(report.summary(), style=style), soft_wrap=True)
 
 
 def print_summary(report: Report, console: Console) -> None:
@@ -74,6 +74,6 @@ def checks_table(report: Report) -> Table:
         for check in stage.checks:
             limit = "" if check.limit is None else f"{'≥' if check.at_least else '≤'} {number(check.limit)}"
             verdict = check.verdict.value + (f" ({check.near_ties})" if check.near_ties else "")
-            shown = [Text(f"  {check.name}"), Text(number(check.value)), Text(limit)]
+            shown = [foreign(f"  {check.name}"), Text(number(check.value)), Text(limit)]
             table.add_row(*shown, Text(verdict, style=_STYLES[check.verdict]))
     return table
