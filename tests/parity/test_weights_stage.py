@@ -96,7 +96,7 @@ def _zero_point(sections: Sections) -> None:
 
 
 def _stray(sections: Sections) -> None:
-    sections.content[max(section.end for section in sections.bundle.sections if section.end % 4096)] = 7
+    sections.content[min(section.end for section in sections.bundle.sections)] = 7
 
 
 def _epsilon(sections: Sections) -> None:

@@ -18,12 +18,16 @@ class Sections:
 
     def __init__(self, bundle: Path) -> None:
         self.bundle = BundleFile(bundle)
+        self._constants: dict[str, tuple[Constant, ...]] = {}
         with bundle.open("r+b") as file:
             self.content = mmap.mmap(file.fileno(), 0)
 
     def constants(self, model: str) -> tuple[Constant, ...]:
         """All constants of a model."""
-        return read_constants(self.bundle.content(self.bundle.model_sections()[model]), model).constants
+        if model not in self._constants:
+            content = self.bundle.content(self.bundle.model_sections()[model])
+            self._constants[model] = read_constants(content, model).constants
+        return self._constants[model]
 
     def constant(self, model: str, name: str) -> Constant:
         """The weight called `name`, which all signatures use alike."""
