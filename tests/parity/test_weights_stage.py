@@ -82,11 +82,11 @@ def _scales(model: str, name: str, row: int, *, everywhere: bool) -> Callable[[S
 
 
 def _coarser(sections: Sections) -> None:
-    """Half the codes, twice the scale: a sound quantization to seven bits."""
-    codes = sections.weight("embedder", "embed_tokens.weight")
-    codes[:] = np.round(codes / 2)
+    """Twice the scale and the codes that belong to it: a sound quantization to seven bits."""
+    table = load_file(TARGET / "model.safetensors")["model.language_model.embed_tokens.weight"].float().numpy()
     for scales in sections.scales("embedder", "embed_tokens.weight"):
         scales *= 2
+        sections.weight("embedder", "embed_tokens.weight")[:] = np.rint(table / scales[:, None])
 
 
 def _zero_point(sections: Sections) -> None:
