@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def verify_bundle(
         check_memory(memory_needed(path, oracle), max_memory)
     report = verify(path, oracle, options, on_progress, text)
     about = {"target": target, "drafter": drafter} | ({"adapters": list(adapters)} if adapters else {})
-    return Report({**about, **report.about}, report.stages)
+    return replace(report, about={**about, **report.about})
 
 
 def open_oracle(pair: Pair) -> Oracle:

@@ -50,6 +50,10 @@ class AdaptedCheckpoint(Checkpoint):
         """As of the base; and its head, if an adapter makes it differ from the embedding."""
         return super().has(name) or (name == HEAD and any(adapter.unties for adapter in self.adapters))
 
+    def is_computed(self, name: str) -> bool:
+        """Whether an adapter changes the tensor."""
+        return any(name in adapter.changes for adapter in self.adapters)
+
     def path(self, name: str) -> Path:
         """Path of a file; what belongs to the text (tokenizer, chat template, generation settings) is that of the last
         adapter that brings it."""

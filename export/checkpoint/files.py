@@ -103,6 +103,10 @@ class Checkpoint:
         """Is there a tensor of this name (without the prefix) in the files?"""
         return self._stored_name(name) is not None
 
+    def is_computed(self, name: str) -> bool:
+        """Whether a tensor's values are made on reading, not stored."""
+        return False
+
     def check(self, weights: Iterable[Weight]) -> None:
         """Check that every weight is there with its shape and a dtype that can be read.
 

@@ -16,7 +16,7 @@ from ..errors import UserError
 from .model_check import check_model
 from .names import is_cache
 
-_TYPE_NAMES = {value: name.lower() for name, value in vars(schema.TensorType).items() if isinstance(value, int)}
+TYPE_NAMES = {value: name.lower() for name, value in vars(schema.TensorType).items() if isinstance(value, int)}
 _OPERATOR_NAMES = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
 
 
@@ -112,7 +112,7 @@ def _signature(model: Any, index: int) -> SignatureInfo:
 def _tensor(graph: Any, entry: Any) -> TensorInfo:
     tensor = graph.Tensors(entry.TensorIndex())
     shape = tuple(int(size) for size in tensor.ShapeAsNumpy()) if tensor.ShapeLength() else ()
-    return TensorInfo(entry.Name().decode(), shape, _TYPE_NAMES.get(tensor.Type(), "?"))
+    return TensorInfo(entry.Name().decode(), shape, TYPE_NAMES.get(tensor.Type(), "?"))
 
 
 def _operators(model: Any, graph_index: int) -> Counter[str]:
@@ -142,7 +142,7 @@ def _constant_bytes(model: Any) -> dict[str, int]:
             buffer = model.Buffers(tensor.Buffer())
             size = max(buffer.DataLength(), int(buffer.Size()))
             if tensor.Buffer() and size:
-                seen[tensor.Buffer()] = (_TYPE_NAMES.get(tensor.Type(), "?"), size)
+                seen[tensor.Buffer()] = (TYPE_NAMES.get(tensor.Type(), "?"), size)
     totals: Counter[str] = Counter()
     for dtype, size in seen.values():
         totals[dtype] += size

@@ -20,6 +20,7 @@ from ..text.prompts import Prompt
 from ..threads import thread_count
 from .about import about_probe, about_run, about_texts
 from .oracle.oracle import Oracle
+from .report.coverage import read_layout
 from .report.report import Report, Stage, Verdict
 from .report.thresholds import Thresholds, read_thresholds, weight_format
 from .stages.contract import contract_stage
@@ -30,11 +31,13 @@ from .stages.metadata import CheckpointText, metadata_stage
 from .stages.probe import make_probe
 from .stages.target import Setup, decode_stage, embedders_stage, prefill_stage, run_slots
 from .stages.text import generation_stage, stock_stage
+from .stages.weights import weights_stage
 
 Progress = Callable[[str, str], None]
 STAGES = (
     "contract",
     "metadata",
+    "weights",
     "embedders",
     "prefill",
     "decode and verify",
@@ -128,13 +131,16 @@ def verify(
             stage.skip("everything", "nothing is known of the checkpoint's tokenizer files")
         elif inspection.bundle.llm_metadata is not None:
             metadata_stage(stage, inspection, text)
+    layout = read_layout(inspection.bundle)
+    with stages.run("weights") as stage:
+        weights_stage(stage, layout, oracle, lambda detail: stages.tell("weights", detail))
     if opened is None or stages.by_name["contract"].verdict is Verdict.FAIL:
-        for other in STAGES[2:]:
+        for other in STAGES[STAGES.index("weights") + 1 :]:
             stages.by_name[other].skip("everything", "the contract does not hold")
     else:
         model = Model(opened, thread_count(options.threads))
         about |= _compare(stages, file, model, oracle, options, limits, text)
-    return Report(about, tuple(stages.by_name.values()))
+    return Report(about, tuple(stages.by_name.values()), layout.coverage(stages.by_name))
 
 
 def _check_comparable(contract: Contract, where: str) -> None:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ....runtime.parity.report.report import Report, Verdict, number
+from ....runtime.parity.report.report import COMPARED, NOT_COMPARED, RUN, Report, Verdict, number
 from ....runtime.parity.verify import Progress
 from .common import foreign, show_progress, size
 
@@ -37,6 +37,8 @@ def print_report(report: Report, console: Console, *, brief: bool = False) -> No
                 if check.where and check.verdict in (Verdict.FAIL, Verdict.NEAR_TIE, Verdict.SKIPPED):
                     line = f"{check.verdict.value} in {stage.name}, {check.name}: {check.where}"
                     console.print(foreign(line, style=_STYLES[check.verdict]), soft_wrap=True)
+        console.print(coverage_table(report))
+        console.print(Text(f"Coverage: {report.coverage_summary()}."), soft_wrap=True)
         about, limits = report.about, report.about["limits"]
         console.print(f"Oracle: {about['oracle']}; {size(about['oracle_bytes'])} of weights at a time.", style="dim")
         console.print(
@@ -76,4 +78,18 @@ def checks_table(report: Report) -> Table:
             verdict = check.verdict.value + (f" ({check.near_ties})" if check.near_ties else "")
             shown = [foreign(f"  {check.name}"), Text(number(check.value)), Text(limit)]
             table.add_row(*shown, Text(verdict, style=_STYLES[check.verdict]))
+    return table
+
+
+def coverage_table(report: Report) -> Table:
+    """Bytes of each section by how they were covered."""
+    table = Table("section", title="Coverage", title_justify="left", box=box.SIMPLE_HEAD)
+    for how in (COMPARED, RUN, NOT_COMPARED):
+        table.add_column(how, justify="right")
+    for section in dict.fromkeys(entry.section for entry in report.coverage):
+        sums = [
+            sum(entry.bytes for entry in report.coverage if (entry.section, entry.how) == (section, how))
+            for how in (COMPARED, RUN, NOT_COMPARED)
+        ]
+        table.add_row(section, *(size(count) if count else "" for count in sums))
     return table

@@ -51,6 +51,10 @@ class Oracle:
         drafter_config: the drafter's configuration.
         target: `Gemma4ForCausalLM`, which takes its weights layer by layer.
         drafter: `Gemma4AssistantForCausalLM`.
+        target_weights: the target's checkpoint.
+        drafter_weights: the drafter's.
+        target_names: what the target's checkpoint calls each parameter of `target`.
+        drafter_names: what the drafter's calls each of `drafter`.
     """
 
     def __init__(
@@ -73,11 +77,14 @@ class Oracle:
         with torch.device("meta"):
             self.target = Gemma4ForCausalLM(self.config).eval()
         # Before the weights are streamed, as they are counted on the meta device.
+        self.target_weights, self.drafter_weights = target_weights, drafter_weights
+        tied = target_config.tie_word_embeddings
+        self.target_names = stored_names(self.target.state_dict(), target_weights, tied=tied)
         layers = [float_bytes(layer) for layer in self.target.model.layers]
         self._streamed_bytes = max(*layers, float_bytes(self.target.lm_head))
-        stream_weights(self.target, target_weights, tied=target_config.tie_word_embeddings)
+        stream_weights(self.target, target_weights, tied=tied)
         self.drafter = Gemma4AssistantForCausalLM(drafter_config).eval()
-        _load(self.drafter, drafter_weights, tied=drafter_config.tie_word_embeddings)
+        self.drafter_names = _load(self.drafter, drafter_weights, tied=drafter_config.tie_word_embeddings)
 
     @property
     def bytes_needed(self) -> int:
@@ -153,13 +160,15 @@ class Oracle:
         ]
 
 
-def _load(drafter: Any, source: WeightSource, *, tied: bool) -> None:
-    """All of the drafter's weights; `tied` as in `stored_names`."""
+def _load(drafter: Any, source: WeightSource, *, tied: bool) -> dict[str, str]:
+    """All of the drafter's weights, and what the checkpoint calls each; `tied` as in `stored_names`."""
     if source.has("lm_head.weight"):
         _untie(drafter)
     state = drafter.state_dict()
-    for name, stored in stored_names(state, source, tied=tied).items():
+    names = stored_names(state, source, tied=tied)
+    for name, stored in names.items():
         state[name].copy_(source.read(stored))
+    return names
 
 
 def _untie(drafter: Any) -> None:

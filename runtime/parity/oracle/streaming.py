@@ -24,7 +24,13 @@ class WeightSource(Protocol):
 
     def read(self, name: str) -> torch.Tensor: ...
 
+    def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor: ...
+
     def read_rows_at(self, name: str, rows: list[int]) -> torch.Tensor: ...
+
+    def is_computed(self, name: str) -> bool:
+        """Whether values are products, such as of an adapter, whose last bits depend on how they are computed."""
+        ...
 
 
 def stored_names(names: Iterable[str], source: WeightSource, *, tied: bool) -> dict[str, str]:

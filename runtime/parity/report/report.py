@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any
 
+from ...units import size
 from .measures import Agreement
 
 # Of the JSON form; a change that breaks readers raises it.
 SCHEMA_VERSION = 1
+COMPARED, RUN, NOT_COMPARED = "compared", "run", "not compared"
 
 
 class Verdict(Enum):
@@ -89,8 +91,8 @@ class Stage:
         self.at_most("another token, beyond a near tie", agreement.wrong, wrong, where)
 
     def holds(self, name: str, problems: list[str]) -> None:
-        """Add a check that fails with the first of `problems`."""
-        found = "; ".join(problems[:3])
+        """Add a check that fails with the first of `problems`, and how many more there are."""
+        found = "; ".join(problems[:3]) + (f"; and {len(problems) - 3} more" if len(problems) > 3 else "")
         self.checks.append(Check(name, found or "yes", Verdict.FAIL if problems else Verdict.PASS))
 
     def note(self, name: str, value: float | str | None, where: str = "") -> None:
@@ -113,11 +115,35 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Covered:
+    """Some bytes of a section.
+
+    Attributes:
+        section: a model's type, a section's kind, `header`, or `file` for what lies between them.
+        part: what they are.
+        bytes: how many.
+        how: `compared`, with the checkpoint's; `run`, so that what they compute was compared; or `not compared`.
+        by: the stages that did.
+    """
+
+    section: str
+    part: str
+    bytes: int
+    how: str
+    by: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
 class Report:
-    """A whole verification; `about` says of what, with what."""
+    """A whole verification; `about` says of what, with what; `coverage`, what compared each byte of the file."""
 
     about: dict[str, Any]
     stages: tuple[Stage, ...]
+    coverage: tuple[Covered, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -144,6 +170,17 @@ class Report:
             if check.verdict is Verdict.SKIPPED
         ]
 
+    def covered_bytes(self, *how: str) -> int:
+        """Bytes of the file that were covered in one of these ways; all of them where none is given."""
+        return sum(entry.bytes for entry in self.coverage if not how or entry.how in how)
+
+    def coverage_summary(self) -> str:
+        """What was compared of the file, in one line."""
+        parts = [f"{size(self.covered_bytes(how))} {how}" for how in (COMPARED, RUN) if self.covered_bytes(how)]
+        left = [entry for entry in self.coverage if entry.how == NOT_COMPARED]
+        named = ", ".join(f"{entry.section}: {entry.part} ({size(entry.bytes)})" for entry in left)
+        return f"{', '.join(parts) or 'nothing'} of {size(self.covered_bytes())}; not compared: {named or 'nothing'}"
+
     def summary(self) -> str:
         """The verdict in one line."""
         if self.first_failure:
@@ -163,6 +200,7 @@ class Report:
             "skipped": self.skipped,
             "about": self.about,
             "stages": [stage.as_dict() for stage in self.stages],
+            "coverage": [entry.as_dict() for entry in self.coverage],
         }
 
 

@@ -1,0 +1,175 @@
+"""What a bundle must hold: every parameter of transformers' two models, and the tables that follow from them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ...bundle.names import EMBEDDER, MTP_DRAFTER, PER_LAYER_EMBEDDER, PREFILL_DECODE
+from ..oracle.oracle import Oracle
+from ..oracle.streaming import WeightSource
+
+HEAD, EMBEDDING, PER_LAYER_EMBEDDING = "lm_head.weight", "embed_tokens.weight", "embed_tokens_per_layer.weight"
+CENTROIDS, TOKEN_ORDERING = "masked_embedding.centroids.weight", "masked_embedding.token_ordering"
+# Names of constants that no checkpoint holds as they are.
+HEAD_ROWS, HEAD_SCALES = "clustered_head.rows", "clustered_head.scales"
+INVERSE_ORDERING = "clustered_head.inverse_ordering"
+ROPE_TABLES = {"sliding_attention": "rope.sliding", "full_attention": "rope.full"}
+
+_KV = re.compile(r"layers\.(\d+)\.self_attn\.(?:k_proj|v_proj|k_norm|v_norm)\.")
+# Of float32; what two ways to compute a product may differ by, relative to the row's largest value.
+_PRODUCT = 2.0**-20
+_ULP = 2.0**-23
+
+
+def _whole_row(row: int) -> str:
+    return f"row {row}"
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter, and where a bundle keeps it.
+
+    Attributes:
+        model: the bundle's model, such as `prefill_decode`.
+        names: what its constant may be called there.
+        shape: of the parameter; None for a length that the bundle chooses.
+        read: rows `start`..`stop - 1`, float32, or integers as they are.
+        bound: largest absolute deviation that plain values may have, `[rows, ...]` or broadcast to it, from the
+            expected rows and the first one's number; None where they must be equal bit for bit.
+        row: what a row is called.
+    """
+
+    model: str
+    names: tuple[str, ...]
+    shape: tuple[int | None, ...]
+    read: Callable[[int, int], torch.Tensor]
+    bound: Callable[[torch.Tensor, int], torch.Tensor] | None = None
+    row: Callable[[int], str] = _whole_row
+
+    @property
+    def name(self) -> str:
+        """The first of its names."""
+        return self.names[0]
+
+
+def expected_parameters(oracle: Oracle) -> list[Parameter]:
+    """Every parameter of both models that a bundle must hold.
+
+    Left out is what nothing computes with: keys and values of KV-sharing layers, which older classes keep, and the
+    drafter's embedding, whose place the target's takes.
+    """
+    return [*_target(oracle), *_drafter(oracle)]
+
+
+def _target(oracle: Oracle) -> Iterator[Parameter]:
+    source, shapes = oracle.target_weights, _shapes(oracle.target)
+    models = {EMBEDDING: EMBEDDER, PER_LAYER_EMBEDDING: PER_LAYER_EMBEDDER}
+    for full, stored in oracle.target_names.items():
+        name = full.removeprefix("model.")
+        found = _KV.match(name)
+        if found and int(found[1]) >= oracle.own_layers:
+            continue
+        names = (HEAD, EMBEDDING) if name == HEAD else (name,)
+        row = _token if name in (HEAD, EMBEDDING, PER_LAYER_EMBEDDING) else _whole_row
+        yield _stored(models.get(name, PREFILL_DECODE), names, shapes[full], source, stored, row)
+    yield from _rotary(PREFILL_DECODE, oracle.target.model.rotary_emb)
+
+
+def _drafter(oracle: Oracle) -> Iterator[Parameter]:
+    source, shapes = oracle.drafter_weights, _shapes(oracle.drafter)
+    clustered = TOKEN_ORDERING in oracle.drafter_names
+    for full, stored in oracle.drafter_names.items():
+        name = full.removeprefix("model.")
+        found = _KV.match(name)
+        if name in (EMBEDDING, TOKEN_ORDERING) or found or (name == HEAD and clustered):
+            continue
+        row = {HEAD: _token, CENTROIDS: _cluster}.get(name, _whole_row)
+        names = (HEAD, EMBEDDING) if name == HEAD else (name,)
+        yield _stored(MTP_DRAFTER, names, shapes[full], source, stored, row)
+    if clustered:
+        yield from _clustered_head(oracle)
+    yield from _rotary(MTP_DRAFTER, oracle.drafter.model.rotary_emb)
+
+
+def _clustered_head(oracle: Oracle) -> Iterator[Parameter]:
+    """As Gemma4AssistantMaskedEmbedder reads it: place i of `token_ordering` belongs to cluster i // size."""
+    head: Any = oracle.drafter.masked_embedding
+    table, ordering = oracle.drafter.lm_head.weight.detach(), head.token_ordering.long()
+    size = len(ordering) // head.centroids.weight.shape[0]
+    places = torch.empty_like(ordering)
+    places[ordering] = torch.arange(len(ordering))
+
+    def row(place: int) -> str:
+        return f"cluster {place // size}, token {int(ordering[place])}"
+
+    yield Parameter(
+        MTP_DRAFTER,
+        (HEAD_ROWS,),
+        tuple(table.shape),
+        lambda start, stop: table[ordering[start:stop]],
+        _product_bound if oracle.drafter_weights.is_computed(oracle.drafter_names[HEAD]) else None,
+        row,
+    )
+    yield Parameter(
+        MTP_DRAFTER, (INVERSE_ORDERING,), tuple(places.shape), lambda start, stop: places[start:stop], None, _token
+    )
+
+
+def _rotary(model: str, rotary: Any) -> Iterator[Parameter]:
+    """transformers' cosines, then sines, of the pairs that turn, by position.
+
+    The same float32 angles give sines that differ in the last bit between vector and scalar code; a frequency that
+    differs in its last bit moves an angle by so much of itself.
+    """
+    for layer_type in rotary.layer_types:
+        frequencies = getattr(rotary, f"{layer_type}_inv_freq")
+        pairs = int((frequencies != 0).sum())
+
+        def read(start: int, stop: int, layer_type: str = layer_type, pairs: int = pairs) -> torch.Tensor:
+            cos, sin = rotary(torch.zeros(1), torch.arange(start, stop)[None], layer_type)  # [1, T, head_dim]
+            return torch.cat((cos[0, :, :pairs], sin[0, :, :pairs]), dim=-1)
+
+        def bound(
+            expected: torch.Tensor, start: int, frequencies: torch.Tensor = frequencies, pairs: int = pairs
+        ) -> torch.Tensor:
+            angles = torch.arange(start, start + len(expected))[:, None] * frequencies[:pairs]
+            return _ULP * (1 + angles).repeat(1, 2)
+
+        yield Parameter(
+            model, (ROPE_TABLES[layer_type],), (None, 2 * pairs), read, bound, lambda row: f"position {row}"
+        )
+
+
+def _stored(
+    model: str,
+    names: tuple[str, ...],
+    shape: tuple[int, ...],
+    source: WeightSource,
+    stored: str,
+    row: Callable[[int], str],
+) -> Parameter:
+    def read(start: int, stop: int) -> torch.Tensor:
+        return source.read_rows(stored, start, stop)
+
+    return Parameter(model, names, shape, read, _product_bound if source.is_computed(stored) else None, row)
+
+
+def _product_bound(expected: torch.Tensor, start: int) -> torch.Tensor:
+    return _PRODUCT * expected.abs().reshape(len(expected), -1).amax(dim=1, keepdim=True)
+
+
+def _shapes(model: Any) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def _token(row: int) -> str:
+    return f"token {row}"
+
+
+def _cluster(row: int) -> str:
+    return f"cluster {row}"
