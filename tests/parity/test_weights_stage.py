@@ -23,7 +23,8 @@ from tests.small_pair import chat_adapter
 from tests.support.sections import Sections, with_sections
 
 ADAPTER = Path(chat_adapter.__file__).parent
-ROWS, PLACES = "clustered_head.rows", "clustered_head.inverse_ordering"
+ROWS, SCALES = "clustered_head.rows", "clustered_head.scales"
+PLACES = "clustered_head.inverse_ordering"
 Q_PROJ = "layers.3.self_attn.q_proj.weight"
 UP, NORM = "layers.1.mlp.up_proj.weight", "layers.3.input_layernorm.weight"
 
@@ -146,7 +147,7 @@ for _format in ("fp32", "int8"):
             ),
             (
                 "one cluster's rows at half their size",
-                _scaled(MTP, ROWS, 0.5, slice(32, 48)),
+                _scaled(MTP, ROWS, 0.5, slice(2, 3)),
                 f"{MTP}: every",
                 (ROWS, "cluster 2", "16 of 2,048 rows"),
             ),
@@ -190,6 +191,18 @@ FAULTS |= {
         _scales(PREFILL, UP, 17, everywhere=True),
         f"{PREFILL}: every",
         (UP, "row 17"),
+    ),
+    "int8: one scale of the clustered head off by a fifth": (
+        "int8",
+        lambda sections: sections.weight(MTP, SCALES).__setitem__((3, 5), 1.2 * sections.weight(MTP, SCALES)[3, 5]),
+        f"{MTP}: every",
+        (ROWS, "cluster 3"),
+    ),
+    "fp32: a scale of the clustered head that is not 1": (
+        "fp32",
+        lambda sections: sections.weight(MTP, SCALES).__setitem__((3, 5), 1.2),
+        f"{MTP}: every",
+        (ROWS, "with scales"),
     ),
     "int8: a scale altered in one signature": (
         "int8",
