@@ -18,6 +18,7 @@ from ..errors import UserError
 from ..model import Model, default_threads
 from ..text.prompts import Prompt
 from .about import about_probe, about_run, about_texts
+from .metadata.manifest import manifest_checks
 from .oracle.oracle import Oracle
 from .report.report import Report, Stage, Verdict
 from .report.thresholds import Thresholds, read_thresholds, weight_format
@@ -125,8 +126,9 @@ def verify(
     with stages.run("metadata") as stage:
         if text is None:
             stage.skip("everything", "nothing is known of the checkpoint's tokenizer files")
-        elif inspection.bundle.llm_metadata is not None:
-            metadata_stage(stage, inspection, text)
+        else:
+            metadata_stage(stage, inspection, text, oracle)
+            manifest_checks(stage, inspection, text.sources)
     if opened is None or stages.by_name["contract"].verdict is Verdict.FAIL:
         for other in STAGES[2:]:
             stages.by_name[other].skip("everything", "the contract does not hold")
