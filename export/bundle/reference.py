@@ -44,7 +44,7 @@ def checkpoint_text(pair: Pair, chat_template: Path | None = None) -> Checkpoint
         start=packed.bos,
         differences=differences,
         conversation=_conversation_reference(tokenizer, template, tokens["bos_token"]),
-        tokenizer=_tokenizer_reference(tokenizer, text.tokenizer),
+        tokenizer=tokenizer_reference(tokenizer, text.tokenizer),
         sampling=_sampling_reference(pair.target, text.vocabulary),
         llm_metadata=llm_metadata(packed, 0),
         executor_metadata=executor_metadata(pair.target_config, kv),
@@ -63,7 +63,9 @@ def _transformers_tokenizer(checkpoint: Checkpoint) -> Any:
         raise UserError(f"{folder}: transformers cannot read the tokenizer ({error})") from error
 
 
-def _tokenizer_reference(tokenizer: Any, file: Path) -> TokenizerReference:
+def tokenizer_reference(tokenizer: Any, file: Path) -> TokenizerReference:
+    """A tokenizer of transformers as `verify` asks it; `file` is what it was read from."""
+
     def pieces() -> list[str | None]:
         return tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
 

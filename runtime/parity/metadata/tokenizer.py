@@ -76,11 +76,13 @@ class TokenizerReference:
 class _Vocabulary(Protocol):
     """A tokenizer of a bundle, by the library that LiteRT-LM uses for its kind.
 
-    `control` are ids that stand for no text: such a tokenizer neither reads nor writes them.
+    `control` are ids that stand for no text: such a tokenizer neither reads nor writes them. `lone_bytes` are ids of
+    bytes, where the text of such that are no UTF-8 differs between the libraries.
     """
 
     size: int
     control: frozenset[int]
+    lone_bytes: frozenset[int]
 
     def piece(self, token: int) -> str | None: ...
     def encode(self, text: str) -> list[int]: ...
@@ -93,7 +95,7 @@ class _HuggingFace:
 
         self._tokenizer = tokenizers.Tokenizer.from_buffer(content)
         self.size = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
-        self.control = frozenset()
+        self.control = self.lone_bytes = frozenset()
 
     def piece(self, token: int) -> str | None:
         return self._tokenizer.id_to_token(token)
@@ -113,6 +115,7 @@ class _SentencePiece:
         self.size = self._tokenizer.get_piece_size()
         special = (t for t in range(self.size) if self._tokenizer.is_control(t) or self._tokenizer.is_unknown(t))
         self.control = frozenset(special)
+        self.lone_bytes = frozenset(token for token in range(self.size) if self._tokenizer.is_byte(token))
 
     def piece(self, token: int) -> str | None:
         return self._tokenizer.id_to_piece(token) if token < self.size else None
@@ -138,18 +141,28 @@ def tokenizer_checks(stage: Stage, kind: str, content: bytes, reference: Tokeniz
         stage.holds("the tokenizer is the checkpoint's file", [f"it is a .{kind}, expected {reference.file.name}"])
     else:
         found = _file_differences(kind, content, reference.file.read_bytes())
-        stage.holds("the tokenizer is the checkpoint's file", list(islice(found, _MOST)))
+        stage.holds("the tokenizer is the checkpoint's file", _first(found))
     try:
         read: _Vocabulary = _HuggingFace(content) if kind == "json" else _SentencePiece(content)
     except Exception as error:  # Both libraries raise bare exceptions of several kinds.
         stage.holds("the tokenizer can be read", [" ".join(str(error).split()) or type(error).__name__])
         return
     pieces = reference.pieces()
-    stage.holds("its tokens are transformers'", list(islice(_piece_differences(read, pieces), _MOST)))
-    stage.holds("texts become transformers' tokens", list(islice(_encoding_differences(read, reference), _MOST)))
+    stage.holds("its tokens are transformers'", _first(_piece_differences(read, pieces)))
+    stage.holds("texts become transformers' tokens", _first(_encoding_differences(read, reference)))
     size = min(read.size, len(pieces))
-    stage.holds("tokens become transformers' text", list(islice(_decoding_differences(read, size, reference), _MOST)))
+    stage.holds("tokens become transformers' text", _first(_decoding_differences(read, size, reference)))
     stage.note("tokens compared", float(len(pieces)))
+
+
+def _first(differences: Iterator[str]) -> list[str]:
+    """The first of `differences`; what a tokenizer that can be read cannot do is one of them."""
+    found: list[str] = []
+    try:
+        found += islice(differences, _MOST)
+    except Exception as error:  # As above.
+        found.append(f"{type(error).__name__}: {' '.join(str(error).split())}")
+    return found
 
 
 def _file_differences(kind: str, found: bytes, expected: bytes) -> Iterator[str]:
@@ -228,7 +241,7 @@ def _encoding_differences(read: _Vocabulary, reference: TokenizerReference) -> I
 
 def _decoding_differences(read: _Vocabulary, size: int, reference: TokenizerReference) -> Iterator[str]:
     """Every token once, in runs, and the texts' own tokens."""
-    tokens = [token for token in range(size) if token not in read.control]
+    tokens = [token for token in range(size) if token not in read.control | read.lone_bytes]
     runs = [tokens[start : start + _CHUNK] for start in range(0, len(tokens), _CHUNK)]
     runs += [[token for token in reference.encode(text) if token not in read.control] for text in _TEXTS]
     for run in runs:

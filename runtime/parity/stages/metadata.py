@@ -116,7 +116,11 @@ def _ids(token: Any, text: CheckpointText) -> tuple[int, ...]:
 
 
 def _template_checks(stage: Stage, template: str, text: CheckpointText) -> None:
-    stage.holds("the chat template gives transformers' prompts", list(text.differences(template)))
+    try:
+        differences = list(text.differences(template))
+    except UserError as error:
+        differences = [str(error)]
+    stage.holds("the chat template gives transformers' prompts", differences)
     expected = text.llm_metadata.jinja_prompt_template  # pyright: ignore[reportAttributeAccessIssue]
     problems = []
     if template != expected:
