@@ -212,9 +212,10 @@ def oracle() -> Oracle:
 
 
 def problems(bundle: Path, text: CheckpointText, oracle: Oracle) -> list[str]:
-    """Failed checks of the stage with what they found."""
+    """Failed checks of the stage with what they found; the bundle, one of many, is removed."""
     stage = Stage("metadata")
     metadata_stage(stage, inspect_bundle(bundle), text, oracle)
+    bundle.unlink()
     return [f"{check.name}: {check.value}" for check in stage.checks if check.verdict is Verdict.FAIL]
 
 

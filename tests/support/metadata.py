@@ -66,17 +66,14 @@ def planted_metadata(sound: Path, fault: Planted, folder: Path) -> Path:
     for name, section in opened.model_sections().items():
         items = {key: value for key, value in section.items.items() if key != "model_type"}
         items |= fault.items if name == PREFILL_DECODE else {}
-        (folder / f"{name}.bin").write_bytes(opened.content(section))
         builder.add_tflite_model(
-            str(folder / f"{name}.bin"),
+            str(sound / f"{name}.tflite"),
             litertlm_builder.TfLiteModelType[name.upper()],
             additional_metadata=[_text_item(key, value) for key, value in items.items()],
         )
     bundle = folder / "model.litertlm"
     with bundle.open("w+b") as file:
         builder.build(file)
-    for file in folder.glob("*.bin"):
-        file.unlink()
     if fault.corrupt:
         _overwrite(bundle, fault.corrupt)
     return bundle
