@@ -22,9 +22,9 @@ from ..runtime.parity.report.report import Report
 from ..runtime.parity.verify import Progress, VerifyOptions, verify
 from ..runtime.text.prompts import DEFAULT_PROMPTS, user_prompt
 from ..runtime.units import size
+from .bundle.reference import checkpoint_text
 from .checkpoint.files import Checkpoint
 from .checkpoint.pair import Pair, open_pair
-from .text.reference import checkpoint_text
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 

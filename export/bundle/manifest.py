@@ -44,10 +44,7 @@ def make_manifest(
     files[bundle.name] = {"bytes": bundle.stat().st_size, "sha256": sha256_of(bundle)}
     return {
         "manifest_version": _MANIFEST_VERSION,
-        "sources": {
-            role: {"name": _source_name(checkpoint), "sha256": checkpoint.hashes} | _adapters_of(checkpoint)
-            for role, checkpoint in (("target", pair.target), ("drafter", pair.drafter))
-        },
+        "sources": manifest_sources(pair),
         "options": asdict(options),
         "packages": {package: version(package) for package in _RECORDED_PACKAGES},
         "kv_signature": {
@@ -66,6 +63,14 @@ def make_manifest(
             for name, model in models.items()
         },
         "files": files,
+    }
+
+
+def manifest_sources(pair: Pair) -> dict[str, dict[str, Any]]:
+    """Name and file hashes of target, drafter and adapters; reads every byte of them, once a checkpoint."""
+    return {
+        role: {"name": _source_name(checkpoint), "sha256": checkpoint.hashes} | _adapters_of(checkpoint)
+        for role, checkpoint in (("target", pair.target), ("drafter", pair.drafter))
     }
 
 

@@ -19,6 +19,7 @@ from ..model import Model
 from ..text.prompts import Prompt
 from ..threads import thread_count
 from .about import about_probe, about_run, about_texts
+from .metadata.manifest import manifest_checks
 from .oracle.oracle import Oracle
 from .report.coverage import read_layout
 from .report.report import Report, Stage, Verdict
@@ -129,8 +130,9 @@ def verify(
     with stages.run("metadata") as stage:
         if text is None:
             stage.skip("everything", "nothing is known of the checkpoint's tokenizer files")
-        elif inspection.bundle.llm_metadata is not None:
-            metadata_stage(stage, inspection, text)
+        else:
+            metadata_stage(stage, inspection, text, oracle)
+            manifest_checks(stage, inspection, text.sources)
     layout = read_layout(inspection.bundle)
     with stages.run("weights") as stage:
         weights_stage(stage, layout, oracle, lambda detail: stages.tell("weights", detail))

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from gemma_mtp.export.bundle.reference import checkpoint_text
 from gemma_mtp.export.checkpoint.pair import open_pair
-from gemma_mtp.export.text.reference import checkpoint_text
 from gemma_mtp.runtime.bundle.inspection import inspect_bundle
 from gemma_mtp.runtime.parity.report.report import Stage, Verdict
 from gemma_mtp.runtime.parity.stages.conversation import (

@@ -1,0 +1,1 @@
+"""What a bundle holds beside its graphs and weights, compared with the checkpoint's own files."""
