@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from transformers import Gemma4ForCausalLM
 
 from gemma_mtp.export.checkpoint.adapted import AdaptedCheckpoint
-from gemma_mtp.export.checkpoint.config import read_target_config
 from gemma_mtp.export.checkpoint.pair import fine_tune_note, open_pair
+from gemma_mtp.export.checkpoint.read_config import read_target_config
 from gemma_mtp.export.checkpoint.values import read_weight
 from gemma_mtp.export.checkpoint.weights import (
     EMBEDDING,
