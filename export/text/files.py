@@ -59,7 +59,7 @@ def read_text_files(checkpoint: Checkpoint, config: TargetConfig, given: Path | 
         bos=bos,
         stop=stop,
         pad=single_token("pad_token_id", *files, default=0),
-        sampling=read_sampling(generation),
+        sampling=read_sampling(generation.values, generation.where),
         vocabulary=config.vocab_size,
         known=known_tokens(tokenizer),
         vision=_vision(Fields(checkpoint.config, str(checkpoint.path("config.json")))),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ...runtime.fields import Fields
 
@@ -23,16 +25,18 @@ class Sampling:
     temperature: float = 1.0
 
 
-def read_sampling(generation: Fields) -> Sampling:
+def read_sampling(raw: Mapping[str, Any], where: str) -> Sampling:
     """Sampling settings of a checkpoint.
 
     Args:
-        generation: of generation_config.json, empty if there is none. transformers has defaults for what it lacks; it
+        raw: contents of generation_config.json, empty if there is none. transformers has defaults for what it lacks; it
             takes no sampling settings from config.json.
+        where: names the file in errors.
 
     Raises:
         UserError: a value of the wrong type or out of range.
     """
+    generation = Fields(raw, where)
     given = {key: generation.has(key) for key in Sampling.__dataclass_fields__}
     default = Sampling()
     do_sample = generation.flag("do_sample") if given["do_sample"] else default.do_sample
