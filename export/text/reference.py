@@ -39,8 +39,9 @@ def _conversation_reference(checkpoint: Checkpoint, template: str, start: str) -
     folder = checkpoint.path("tokenizer_config.json").parent
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{folder}: transformers cannot read the tokenizer ({error})") from error
+    except Exception as error:  # Which kind depends on the value that transformers stumbles over.
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise UserError(f"{folder}: transformers cannot read the tokenizer ({reason})") from error
 
     def render(
         messages: Sequence[Mapping[str, Any]],

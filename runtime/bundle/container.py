@@ -10,10 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from google.protobuf.message import DecodeError
 from litert_lm_builder import litertlm_core
 from litert_lm_builder import litertlm_header_schema_py_generated as header_schema
 
-from ..errors import UserError
+from ..errors import BundleError, UserError
 from .protos import ExecutorMetadata, LlmMetadata
 
 MODEL_SECTION = "TFLiteModel"
@@ -73,11 +74,13 @@ class BundleFile:
             self.system_metadata = _items(system.Entries, system.EntriesLength()) if system else {}
             self.sections = [_section(entries.Objects(index)) for index in range(entries.ObjectsLength())]
         except Exception as error:  # The flatbuffer reader fails in many ways on bytes that are no header.
-            raise UserError(f"{path}: the header cannot be read ({error}); the file is truncated or corrupt") from error
+            raise BundleError(
+                f"{path}: the header cannot be read ({error}); the file is truncated or corrupt"
+            ) from error
         size = len(self._map)
         for section in self.sections:
             if not 0 < section.begin <= section.end <= size:
-                raise UserError(
+                raise BundleError(
                     f"{path}: section {section.model_type or section.kind} ends at byte {section.end:,},"
                     f" but the file has {size:,}; it is truncated"
                 )
@@ -112,7 +115,10 @@ class BundleFile:
         """`("json" or "model", content)` of the Hugging Face or SentencePiece tokenizer; None if there is none."""
         for section in self.sections:
             if section.kind == "HF_Tokenizer_Zlib":
-                return "json", zlib.decompress(self.content(section)[8:])
+                try:
+                    return "json", zlib.decompress(self.content(section)[8:])
+                except zlib.error as error:
+                    raise BundleError(f"{self.path}: the tokenizer section cannot be read ({error})") from error
             if section.kind == "SP_Tokenizer":
                 return "model", bytes(self.content(section))
         return None
@@ -120,7 +126,10 @@ class BundleFile:
     def _proto(self, kind: str, message: Any) -> Any:
         for section in self.sections:
             if section.kind == kind:
-                message.ParseFromString(bytes(self.content(section)))
+                try:
+                    message.ParseFromString(bytes(self.content(section)))
+                except DecodeError as error:
+                    raise BundleError(f"{self.path}: section {kind} cannot be read ({error})") from error
                 return message
         return None
 

@@ -122,7 +122,7 @@ def test_what_is_no_token_is_refused(value: Any) -> None:
 def test_missing_stop_and_start_tokens_are_refused() -> None:
     with pytest.raises(UserError, match=r"no eos_token_id in generation_config.json or config.json"):
         stop_tokens({}, {"text_config": {}}, VOCABULARY, "here")
-    with pytest.raises(UserError, match="bos_token_id .* is missing"):
+    with pytest.raises(UserError, match=r"bos_token_id .* is missing"):
         single_token("bos_token_id", {}, {}, VOCABULARY, "here")
     assert single_token("pad_token_id", {}, {"text_config": {"pad_token_id": 3}}, VOCABULARY, "here", default=0) == 3
 
