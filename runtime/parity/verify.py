@@ -111,13 +111,14 @@ def verify(
     inspection = None
     with stages.run("contract"):
         inspection = inspect_bundle(file)
-    if inspection is None:
-        return Report({"bundle": file.name, "prompts": len(options.prompts)}, tuple(stages.by_name.values()))
-    stored = inspection.models[PREFILL_DECODE].constant_bytes if PREFILL_DECODE in inspection.models else {}
+    models = inspection.models if inspection else {}
+    stored = models[PREFILL_DECODE].constant_bytes if PREFILL_DECODE in models else {}
     name, limits = read_thresholds(options.recipe_thresholds, weight_format(stored), str(bundle))
     about = about_run(
         file, oracle.bytes_needed, len(options.prompts), options.as_dict(), {"name": name, **asdict(limits)}
     )
+    if inspection is None:
+        return Report(about, tuple(stages.by_name.values()))
     opened = None
     with stages.run("contract") as stage:
         try:
