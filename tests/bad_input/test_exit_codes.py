@@ -54,9 +54,7 @@ def command(*arguments: str | bytes, given: bytes = b"") -> tuple[int, str]:
     return done.returncode, done.stderr.decode()
 
 
-@pytest.mark.parametrize(
-    "arguments", BAD_USE, ids=lambda arguments: " ".join(arguments)[:60].encode("ascii", "replace")
-)
+@pytest.mark.parametrize("arguments", BAD_USE, ids=lambda each: ascii(" ".join(each))[:60])
 def test_bad_use(arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     code, error = command(*arguments)
@@ -145,7 +143,8 @@ def test_reader_that_closes_early() -> None:
          "sys.argv = ['x', 'inspect', 'y']; m.main()"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
-    assert process.stdout and process.stderr
+    assert process.stdout
+    assert process.stderr
     process.stdout.close()
     error = process.stderr.read().decode()
     assert (process.wait(), len(error.splitlines())) == (2, 1)
