@@ -8,6 +8,7 @@ assert report.passed, report.summary()
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,6 +17,7 @@ from typing import Any
 
 from ..runtime.bundle.loading import bundle_file_in
 from ..runtime.errors import UserError
+from ..runtime.fields import shown
 from ..runtime.native_output import quiet_imports
 from ..runtime.parity.oracle.oracle import Oracle
 from ..runtime.parity.report.report import Report
@@ -110,8 +112,11 @@ def parse_size(text: str) -> int:
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", text, re.IGNORECASE)
     if not found:
-        raise UserError(f"--max-memory: {text!r}, expected a size such as 8GB")
-    return int(float(found[1]) * _UNITS[found[2].upper()])
+        raise UserError(f"--max-memory: {shown(text)}, expected a size such as 8GB")
+    count = float(found[1]) * _UNITS[found[2].upper()]
+    if not math.isfinite(count):
+        raise UserError(f"--max-memory: {shown(text)}, expected a size such as 8GB")
+    return int(count)
 
 
 def _transformers_config(checkpoint: Checkpoint) -> Any:
@@ -119,5 +124,6 @@ def _transformers_config(checkpoint: Checkpoint) -> Any:
 
     try:
         return AutoConfig.from_pretrained(checkpoint.folder)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{checkpoint.path('config.json')}: transformers cannot read it ({error})") from error
+    except Exception as error:  # Which kind depends on the value that transformers stumbles over.
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise UserError(f"{checkpoint.path('config.json')}: transformers cannot read it ({reason})") from error

@@ -1,4 +1,4 @@
-"""The one error class for what a person can cause and mend."""
+"""What a person can cause and mend."""
 
 from __future__ import annotations
 
@@ -9,3 +9,7 @@ class UserError(Exception):
     The message is one line: the file, tensor or option; what was found; what was expected; what to do.
     The command line prints it as it is and exits with code 2.
     """
+
+
+class BundleError(UserError):
+    """What is inside a bundle cannot be read: to `verify`, a check that failed; to other commands, bad input."""

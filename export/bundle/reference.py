@@ -59,8 +59,9 @@ def _transformers_tokenizer(checkpoint: Checkpoint) -> Any:
     folder = checkpoint.path("tokenizer_config.json").parent
     try:
         return AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{folder}: transformers cannot read the tokenizer ({error})") from error
+    except Exception as error:  # Which kind depends on the value that transformers stumbles over.
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise UserError(f"{folder}: transformers cannot read the tokenizer ({reason})") from error
 
 
 def tokenizer_reference(tokenizer: Any, file: Path) -> TokenizerReference:

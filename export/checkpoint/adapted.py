@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 
+from ...runtime.fields import is_there, read_object
 from .adapter import Adapter
-from .config import read_target_config
 from .files import Checkpoint
-from .json_file import read_object
+from .read_config import read_target_config
 from .weights import EMBEDDING, HEAD, decode_weights, embedder_weights, per_layer_embedder_weights
 
 _TOKENIZER_FILES = ("tokenizer", "special_tokens_map")
@@ -96,4 +96,4 @@ def _brings(folder: Path, name: str) -> bool:
     if any(folder.glob("chat_template.*")):
         return True
     config = folder / "tokenizer_config.json"  # Where older tokenizers keep their template.
-    return config.is_file() and "chat_template" in read_object(config)
+    return is_there(config) and "chat_template" in read_object(config)

@@ -12,10 +12,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from ...runtime.errors import UserError
+from ...runtime.fields import is_there, read_object
 from .adapter_config import LoraSettings, read_lora_settings
 from .forms import ADAPTER_CONFIG, ADAPTER_WEIGHTS, what_it_is
 from .hub import resolve, sha256_of
-from .json_file import read_object
 from .weights import EMBEDDING, HEAD
 
 # `base_model.model.` is PEFT's own; then comes the path in one of transformers' classes.
@@ -288,7 +288,7 @@ def base_model(folder: Path) -> str | None:
 
 def _read_settings(folder: Path) -> LoraSettings:
     path = folder / ADAPTER_CONFIG
-    if not path.is_file():
+    if not is_there(path):
         is_model = (folder / "config.json").is_file()
         hint = "this is a whole model: give it as TARGET" if is_model else what_it_is(folder)
         raise UserError(f"{path}: no such file; {hint or 'expected the folder of a PEFT adapter'}")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ...runtime.errors import UserError
+from ...runtime.fields import Fields, shown
 
+_MOST_RANK = 2**20
 # Initialisations that change the weights of the base as well, which a saved adapter does not hold.
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 # Kinds of LoRA whose result is no sum of a weight and a low-rank product, or that need what is not in the files.
@@ -68,11 +70,12 @@ def read_lora_settings(raw: Mapping[str, Any], where: str) -> LoraSettings:
     Raises:
         UserError: not LoRA, or a kind of it that cannot be merged into weights.
     """
+    fields = Fields(raw, where)
     kind = raw.get("peft_type")
     if kind != "LORA":
         raise UserError(
-            f"{where}: peft_type is {kind!r}, expected 'LORA'; merge it with PEFT (merge_and_unload, where it can),"
-            " save the model and give that"
+            f"{where}: peft_type is {shown(kind)}, expected 'LORA'; merge it with PEFT (merge_and_unload, where it"
+            " can), save the model and give that"
         )
     for key, name in _OTHER_KINDS.items():
         if raw.get(key):
@@ -80,38 +83,62 @@ def read_lora_settings(raw: Mapping[str, Any], where: str) -> LoraSettings:
     start = raw.get("init_lora_weights", True)
     if isinstance(start, str) and start.lower().startswith(_CHANGES_BASE):
         raise UserError(
-            f"{where}: init_lora_weights is {start!r}, which changed the base's weights, too, and the adapter alone"
-            " does not say how; load it with PEFT, save what merge_and_unload() returns, and give that"
+            f"{where}: init_lora_weights is {shown(start)}, which changed the base's weights, too, and the adapter"
+            " alone does not say how; load it with PEFT, save what merge_and_unload() returns, and give that"
         )
     return LoraSettings(
-        base=raw.get("base_model_name_or_path") or None,
-        r=_number(raw, "r", where, whole=True),
-        lora_alpha=_number(raw, "lora_alpha", where),
-        use_rslora=bool(raw.get("use_rslora")),
-        use_dora=bool(raw.get("use_dora")),
-        rank_pattern=dict(raw.get("rank_pattern") or {}),
-        alpha_pattern=dict(raw.get("alpha_pattern") or {}),
-        modules_to_save=tuple(raw.get("modules_to_save") or ()),
-        token_indices=_token_indices(raw.get("trainable_token_indices"), where),
+        base=(fields.text("base_model_name_or_path") or None) if fields.has("base_model_name_or_path") else None,
+        r=fields.integer("r", 8, least=1, most=_MOST_RANK),
+        lora_alpha=fields.number("lora_alpha", 8, above=0),
+        use_rslora=fields.has("use_rslora") and fields.flag("use_rslora"),
+        use_dora=fields.has("use_dora") and fields.flag("use_dora"),
+        rank_pattern={
+            key: ranks.integer(key, least=1, most=_MOST_RANK) for ranks, key in _pattern(fields, "rank_pattern")
+        },
+        alpha_pattern={key: alphas.number(key, above=0) for alphas, key in _pattern(fields, "alpha_pattern")},
+        modules_to_save=_texts(fields, "modules_to_save"),
+        token_indices=_token_indices(fields),
     )
 
 
-def _number(raw: Mapping[str, Any], key: str, where: str, *, whole: bool = False) -> Any:
-    value = raw.get(key, 8)
-    if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or value <= 0:
-        raise UserError(f"{where}: {key} is {value!r}, expected a positive number")
-    return value
-
-
-def _token_indices(found: object, where: str) -> tuple[int, ...]:
-    if isinstance(found, Mapping):
-        others = [name for name in found if str(name).rpartition(".")[2] != "embed_tokens"]
-        if others or len(found) > 1:
+def _pattern(fields: Fields, key: str) -> Iterator[tuple[Fields, str]]:
+    """The members of an object whose keys are regular expressions of module names."""
+    pattern = fields.object(key) if fields.has(key) else Fields({}, fields.where)
+    for name in pattern.values:
+        try:
+            re.compile(name)
+        except (re.error, RecursionError, OverflowError) as error:
             raise UserError(
-                f"{where}: trainable_token_indices names {', '.join(map(str, found))}; expected embed_tokens"
-            )
-        found = next(iter(found.values()), None)
-    return tuple(map(int, found)) if isinstance(found, list) else ()
+                f"{fields.where}: {key} has the name {shown(name)}, expected a regular expression ({error})"
+            ) from error
+        yield pattern, name
+
+
+def _texts(fields: Fields, key: str) -> tuple[str, ...]:
+    found = fields.sequence(key) if fields.has(key) else []
+    if not all(isinstance(each, str) for each in found):
+        fields.refuse(key, "a list of texts")
+    return tuple(found)
+
+
+def _token_indices(fields: Fields) -> tuple[int, ...]:
+    key = "trainable_token_indices"
+    if not fields.has(key):
+        return ()
+    if isinstance(fields.values[key], Mapping):
+        named = fields.object(key)
+        others = [name for name in named.values if name.rpartition(".")[2] != "embed_tokens"]
+        if others or len(named.values) > 1:
+            raise UserError(f"{fields.where}: {key} names {', '.join(named.values)}; expected embed_tokens")
+        if not named.values:
+            return ()
+        fields, key = named, next(iter(named.values))
+    indices = fields.sequence(key)
+    if not all(isinstance(each, int) and not isinstance(each, bool) and each >= 0 for each in indices):
+        fields.refuse(key, "a list of token numbers")
+    if len(set(indices)) < len(indices):
+        fields.refuse(key, "each token once")
+    return tuple(indices)
 
 
 def _first_match(pattern: Mapping[str, Any], module: str, default: Any) -> Any:

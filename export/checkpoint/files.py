@@ -16,9 +16,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from ...runtime.errors import UserError
+from ...runtime.fields import Fields, is_there, read_object
 from .forms import INDEX, SINGLE, lone_shards, missing_shards, unmerged_peft, what_it_is
 from .hub import resolve, sha256_of
-from .json_file import read_object
 from .weights import EMBEDDING, HEAD, Weight
 
 _FLOAT_DTYPES = frozenset({"BF16", "F16", "F32"})
@@ -51,10 +51,12 @@ class Checkpoint:
         """
         self.source = source
         self.folder = resolve(source)
-        hint = what_it_is(self.folder) if not self.path("config.json").is_file() else None
+        hint = what_it_is(self.folder) if not is_there(self.path("config.json")) else None
         self.config = self.read_json("config.json", hint or "the folder must hold a Hugging Face checkpoint")
+        self._placed: dict[str, str] = {}
         self._files = self._weight_files()
         self._entries = self._read_headers()
+        self._check_index()
         if wrapped := unmerged_peft(self._entries):
             raise UserError(
                 f"{self._entries[wrapped].file}: {wrapped} belongs to a PEFT model that was not merged:"
@@ -72,9 +74,18 @@ class Checkpoint:
             UserError: missing, unreadable or no JSON object; `hint` says what to do when it is missing.
         """
         path = self.path(name)
-        if not path.is_file():
+        if not is_there(path):
             raise UserError(f"{path}: no such file; {hint}")
         return read_object(path)
+
+    def fields(self, name: str) -> Fields:
+        """Members of a JSON object file that a checkpoint need not have; none where there is no such file.
+
+        Raises:
+            UserError: unreadable or no JSON object.
+        """
+        path = self.path(name)
+        return Fields(read_object(path) if is_there(path) else {}, str(path))
 
     @cached_property
     def hashes(self) -> dict[str, str]:
@@ -97,7 +108,7 @@ class Checkpoint:
     @property
     def declares_tied_head(self) -> bool:
         """`tie_word_embeddings` of the top level; as in transformers, that of `text_config` counts for nothing."""
-        return bool(self.config.get("tie_word_embeddings", True))
+        return Fields(self.config, str(self.path("config.json"))).flag("tie_word_embeddings", True)
 
     def has(self, name: str) -> bool:
         """Is there a tensor of this name (without the prefix) in the files?"""
@@ -187,15 +198,18 @@ class Checkpoint:
 
     def _weight_files(self) -> list[Path]:
         single, index = self.path(SINGLE), self.path(INDEX)
-        if single.is_file():
+        if is_there(single):
             return [single]
-        if not index.is_file():
+        if not is_there(index):
             return self._shards_without_index()
-        shards = self.read_json(index.name, "").get("weight_map")
-        if not isinstance(shards, dict) or not shards:
-            raise UserError(f"{index}: weight_map is missing or empty")
+        places = self.fields(index.name).object("weight_map")
+        if not places.values:
+            raise UserError(f"{index}: weight_map is empty; expected the file of every tensor")
+        self._placed = {name: places.text(name) for name in places.values}
         root, files = self.folder.resolve(), []
-        for shard in sorted(map(str, set(shards.values()))):
+        for shard in sorted(set(self._placed.values())):
+            if not shard.isprintable():
+                raise UserError(f"{index}: weight_map points to {shard!r}, which is no file's name")
             # The hub's cache holds links to a folder of blobs, so compare names, not what links point to.
             if os.path.isabs(shard) or not Path(os.path.normpath(root / shard)).is_relative_to(root):
                 raise UserError(f"{index}: weight_map points to {shard}, outside the checkpoint's folder")
@@ -235,6 +249,21 @@ class Checkpoint:
             except (OSError, SafetensorError) as error:
                 raise UserError(f"{path}: not a whole safetensors file ({error}); download it again") from error
         return entries
+
+    def _check_index(self) -> None:
+        """Every tensor must be in the file that the index names; transformers takes it from whichever file has it."""
+        for name, shard in self._placed.items():
+            entry = self._entries.get(name)
+            if entry is None:
+                raise UserError(
+                    f"{self.path(INDEX)}: names {shard} for {name}, which no file here holds: index and shards are of"
+                    " two saves; copy all files of one"
+                )
+            if entry.file != self.folder / shard:
+                raise UserError(
+                    f"{self.path(INDEX)}: names {shard} for {name}, which is in {entry.file.name}: index and shards"
+                    " are of two saves; copy all files of one"
+                )
 
 
 def describe_left_out(groups: Mapping[str, int]) -> list[str]:

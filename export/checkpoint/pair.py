@@ -9,10 +9,11 @@ from typing import TypeVar
 from ...runtime.errors import UserError
 from .adapted import AdaptedCheckpoint
 from .adapter import base_model
-from .config import DecoderConfig, DrafterConfig, TargetConfig, check_pair, read_drafter_config, read_target_config
+from .config import DecoderConfig, DrafterConfig, TargetConfig, check_pair
 from .files import Checkpoint
 from .forms import is_adapter
 from .hub import resolve
+from .read_config import read_drafter_config, read_target_config
 from .weights import EMBEDDING, HEAD
 
 _PUBLISHER = "google/"

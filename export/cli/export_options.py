@@ -9,6 +9,7 @@ import click
 from rich.console import Console
 
 from ...quantize.recipes import RECIPES
+from ..exit_codes import remember_verbose
 from ..options import (
     ACTIVATIONS,
     BACKENDS,
@@ -87,7 +88,10 @@ def export_options(command: Callable[..., None]) -> Callable[..., None]:
                 help="Pack the template, too, where LiteRT-LM renders it otherwise than transformers.",
             ),
             click.option("-q", "--quiet", is_flag=True, help="Print only the result and errors."),
-            click.option("-v", "--verbose", is_flag=True, help="Show the converter's own output."),
+            click.option(
+                "-v", "--verbose", is_flag=True, callback=remember_verbose,
+                help="Show the converter's own output, and tracebacks.",
+            ),
         ]
     ):  # fmt: skip
         command = decorate(command)

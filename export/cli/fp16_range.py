@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from ..exit_codes import remember_verbose
 from .export_options import adapter_option
 
 
@@ -21,6 +22,7 @@ from .export_options import adapter_option
     help='One {"prompt": ...}, {"messages": [...]} or {"text": ...} a line; long and varied ones show most.',
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("-v", "--verbose", is_flag=True, callback=remember_verbose, expose_value=False, help="Show tracebacks.")
 def fp16_range_command(target: str, drafter: str, adapters: tuple[str, ...], prompts: Path, as_json: bool) -> None:
     """Show how the activations of TARGET and DRAFTER fit float16, and which --activations to export with.
 

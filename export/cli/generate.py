@@ -14,6 +14,7 @@ from ...runtime.decoding.schedules import SCHEDULES
 from ...runtime.errors import UserError
 from ...runtime.printable import printable
 from .run_options import (
+    check_text,
     load_for,
     prompts_given,
     refuse_given,
@@ -68,6 +69,8 @@ def generate_command(
 
     if bool(prompts) == bool(prompts_file):
         raise UserError("expected either --prompt TEXT or --prompts FILE.jsonl" + (", not both" if prompts else ""))
+    for option, texts in (("--system", (system,) if system else ()), ("--stop", choices["stop"])):
+        check_text(option, *texts)
     if system is not None and (raw or prompts_file):
         raise UserError("--system goes with the chat that --prompt makes; in a file, write it among the messages")
     variables = template_variables(choices)

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from ..exit_codes import remember_verbose
 from ..options import BACKENDS
 
 
@@ -19,6 +20,7 @@ from ..options import BACKENDS
     help="gpu: also check every graph for the GPU and load what can be loaded there; exit code 1 if one is not taken.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object with every tensor and operator.")
+@click.option("-v", "--verbose", is_flag=True, callback=remember_verbose, expose_value=False, help="Show tracebacks.")
 def inspect_command(bundle: Path, backend: str, as_json: bool) -> None:
     """Show what BUNDLE holds and whether MTP can run.
 

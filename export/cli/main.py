@@ -1,4 +1,4 @@
-"""The command's entry point: its verbs, and what becomes of errors."""
+"""The command's entry point: its verbs, and one place where every error ends."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from typing import NoReturn
 
 import click
 
-from ...runtime.errors import UserError
-from ...runtime.printable import one_line
+from ..exit_codes import BAD_INPUT, EXIT_CODES, report
 from .benchmark import benchmark_command
 from .demo import demo_command
 from .export import export_command
@@ -19,8 +18,6 @@ from .fp16_range import fp16_range_command
 from .generate import generate_command
 from .inspect import inspect_command
 from .verify import verify_command
-
-_BAD_INPUT = 2
 
 
 class _InOrder(click.Group):
@@ -30,7 +27,7 @@ class _InOrder(click.Group):
         return list(self.commands)
 
 
-@click.group(cls=_InOrder, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_InOrder, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_CODES)
 @click.version_option(version("gemma-mtp-export"), prog_name="gemma-mtp-export")
 def cli() -> None:
     """Export Gemma 4 and its MTP drafter to a bundle that LiteRT-LM decodes speculatively."""
@@ -53,27 +50,22 @@ for command in (
     cli.add_command(command)
 
 
-def _message(error: UserError | click.ClickException) -> str:
-    if not isinstance(error, click.ClickException):
-        return str(error)
-    message = error.format_message()
-    suggests = message.rstrip(")").endswith("?")
-    if isinstance(error, click.UsageError) and error.ctx is not None and not suggests:
-        return f"{message.rstrip('.')}; see {error.ctx.command_path} --help"
-    return message
-
-
 def main() -> NoReturn:
-    """Entry point: errors a person can mend become one line and exit code 2."""
+    """Entry point: every error becomes one line and an exit code; see exit_codes.py."""
     signal.signal(signal.SIGTERM, _interrupt)
+    context = None
     try:
-        sys.exit(cli.main(prog_name="gemma-mtp-export", standalone_mode=False) or 0)
+        context = cli.make_context("gemma-mtp-export", sys.argv[1:])
+        with context:
+            cli.invoke(context)
+        sys.stdout.flush()
+        sys.exit(0)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
-    except (UserError, click.ClickException) as error:
-        click.echo(f"Error: {one_line(_message(error))}", err=True)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("Error: interrupted; nothing was written", err=True)
-    except OSError as error:
-        click.echo(one_line(f"Error: {error.filename or 'output'}: {error.strerror or error}"), err=True)
-    sys.exit(_BAD_INPUT)
+        sys.exit(BAD_INPUT)
+    except click.exceptions.Exit as end:  # Of --help and --version.
+        sys.exit(end.exit_code)
+    except (SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # Libraries in Rust panic with what is no Exception.
+        sys.exit(report(error, context))

@@ -14,9 +14,11 @@ import click
 from click.core import ParameterSource
 
 from ...runtime.errors import UserError
+from ...runtime.fields import is_unicode, parse_json
 from ...runtime.native_output import show_litert
 from ...runtime.text.prompts import Prompt, read_prompts, read_tools, user_prompt
 from ...runtime.threads import MOST_THREADS
+from ..exit_codes import remember_verbose
 
 if TYPE_CHECKING:
     from ...runtime.model import Model
@@ -70,7 +72,9 @@ def _add_options(max_tokens: int, again: str, command: Callable[..., None]) -> C
                 "--threads", type=click.IntRange(1, MOST_THREADS), metavar="N",
                 help="CPU threads.  [default: all cores, at most 4]",
             ),
-            click.option("-v", "--verbose", is_flag=True, help="Show LiteRT's own messages."),
+            click.option("-v", "--verbose", is_flag=True, callback=remember_verbose,
+                help="Show LiteRT's own messages, and tracebacks.",
+            ),
         ]
     ):  # fmt: skip
         command = decorate(command)
@@ -109,10 +113,7 @@ def template_variables(choices: dict[str, Any]) -> dict[str, Any]:
         name, equals, value = given.partition("=")
         if not equals or not name.isidentifier():
             raise UserError(f"--template-variable: {given!r}, expected NAME=VALUE")
-        try:
-            found[name] = json.loads(value)
-        except ValueError:
-            found[name] = value
+        found[name] = _value(value)
     if (path := choices.pop("tools_file")) is not None:
         found["tools"] = read_tools(path)
     if choices.pop("thinking"):
@@ -126,8 +127,38 @@ def prompts_given(prompts: tuple[str, ...], prompts_file: Path | None, raw: bool
         if raw:
             raise UserError('--raw goes with --prompt; in a file, write {"text": ...} instead')
         return read_prompts(prompts_file)
-    texts = [sys.stdin.read() if prompt == "-" else prompt for prompt in prompts]
+    texts = [_standard_input() if prompt == "-" else prompt for prompt in prompts]
+    check_text("--prompt", *texts)
     return [Prompt(text=text) if raw else user_prompt(text) for text in texts]
+
+
+def check_text(option: str, *texts: str) -> None:
+    """Refuse what was typed in another encoding than UTF-8.
+
+    Raises:
+        UserError: one of `texts` was.
+    """
+    if not all(map(is_unicode, texts)):
+        raise UserError(f"{option}: the text is not UTF-8; expected it to be")
+
+
+def _standard_input() -> str:
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise UserError(f"--prompt -: standard input is not UTF-8 ({error})") from error
+
+
+def _value(text: str) -> Any:
+    """JSON, or else a text."""
+    check_text("--template-variable", text)
+    try:
+        json.loads(text)
+    except ValueError:
+        return text
+    except RecursionError:
+        pass
+    return parse_json(text, "--template-variable", "JSON, or a text", strict=True)
 
 
 def load_for(bundle: Path, threads: int | None, verbose: bool) -> Model:

@@ -14,10 +14,9 @@ from ...runtime.errors import UserError
 from ...runtime.native_output import show_litert
 from ...runtime.text.prompts import DEFAULT_PROMPTS, read_prompts, user_prompt
 from ...runtime.threads import MOST_THREADS
+from ..exit_codes import CHECK_FAILED, remember_verbose
 from .export_options import adapter_option
 from .run_options import refuse_quiet_and_verbose
-
-_FAILED = 1
 
 
 @click.command("verify", short_help="Compare a bundle with the checkpoints it was made from.")
@@ -52,7 +51,8 @@ _FAILED = 1
     "--html", "html_file", type=click.Path(path_type=Path), metavar="FILE", help="Write a page with plots here."
 )
 @click.option("-q", "--quiet", is_flag=True, help="Print the verdict only.")
-@click.option("-v", "--verbose", is_flag=True, help="Show LiteRT's own messages.")
+@click.option("-v", "--verbose", is_flag=True, callback=remember_verbose,
+              help="Show LiteRT's own messages, and tracebacks.")  # fmt: skip
 def verify_command(
     bundle: Path,
     target: str,
@@ -109,7 +109,7 @@ def verify_command(
         _write(html_file, render_html(report))
     print_report(report, Console(), brief=quiet)
     if not report.passed:
-        sys.exit(_FAILED)
+        sys.exit(CHECK_FAILED)
 
 
 def _check_writable(file: Path | None) -> None:

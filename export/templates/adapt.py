@@ -151,6 +151,8 @@ def _used_variables(template: str, name: str) -> set[str]:
     except (jinja2.TemplateSyntaxError, ValueError) as error:
         found = f"line {error.lineno}: {error.message}" if isinstance(error, jinja2.TemplateSyntaxError) else error
         raise UserError(f"{name} is not valid Jinja ({found}); mend the template") from error
+    except RecursionError as error:
+        raise UserError(f"{name} is nested too deeply for Jinja; mend the template") from error
 
 
 def _without_generation(template: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...runtime.errors import UserError
+from ...runtime.fields import is_there, is_unicode, read_utf8, shown
 from ..checkpoint.files import Checkpoint
 
 # In the order in which transformers looks (tokenization_utils_base and processing_utils, 5.24); the first that is there
@@ -33,11 +34,11 @@ def find_template(checkpoint: Checkpoint) -> FoundTemplate:
         UserError: there is none, or several of which none is called "default".
     """
     path = checkpoint.path(_TEMPLATE_FILE)
-    if path.is_file():
+    if is_there(path):
         return read_template(path)
     for name in _JSON_FILES:
         path = checkpoint.path(name)
-        found = checkpoint.read_json(name, "").get(_KEY) if path.is_file() else None
+        found = checkpoint.fields(name).values.get(_KEY)
         if found is not None:
             return FoundTemplate(_one_of(found, str(path)), str(path))
     others = sorted(file.name for file in checkpoint.path(_OTHER_TEMPLATES).glob("*.jinja"))
@@ -54,10 +55,7 @@ def read_template(path: Path) -> FoundTemplate:
     Raises:
         UserError: it cannot be read, or is empty.
     """
-    try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: the chat template cannot be read ({error}); expected a UTF-8 file") from error
+    text = read_utf8(path, "a chat template")
     if not text.strip():
         raise UserError(f"{path}: the chat template is empty; copy it from the base model, or give one")
     return FoundTemplate(text, str(path))
@@ -75,6 +73,6 @@ def _one_of(found: Any, where: str) -> str:
                 " put the one to ship into a file and give it with --chat-template"
             )
         found = found[_DEFAULT]
-    if not isinstance(found, str) or not found.strip():
-        raise UserError(f"{where}: {_KEY} is {type(found).__name__} without a template; expected a text")
+    if not isinstance(found, str) or not found.strip() or not is_unicode(found):
+        raise UserError(f"{where}: {_KEY} is {shown(found)}, expected a text with a template")
     return found

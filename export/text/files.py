@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from ...runtime.fields import Fields
 from ..checkpoint.config import TargetConfig
 from ..checkpoint.files import Checkpoint
 from .chat_template import find_template, read_template
@@ -22,7 +22,7 @@ class TextFiles:
     `tokenizer` is a SentencePiece `tokenizer.model` or a Hugging Face `tokenizer.json` of `vocabulary` tokens; `known`
     are the control tokens that it has. `chat_template` comes from the file `template_source`; it sees the texts of
     `special_tokens` by name. `bos` is None where prompts do not begin with a start token. `vision` is the
-    configuration's `vision_config`. `warnings` are for the person who exports.
+    configuration's `vision_config`, as far as metadata need it. `warnings` are for the person who exports.
     """
 
     tokenizer: Path
@@ -35,7 +35,7 @@ class TextFiles:
     template_source: str = ""
     special_tokens: Mapping[str, str] = field(default_factory=dict)
     known: frozenset[str] = frozenset(CONTROL_TOKENS)
-    vision: Mapping[str, Any] = field(default_factory=dict)
+    vision: Mapping[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
 
@@ -47,10 +47,8 @@ def read_text_files(checkpoint: Checkpoint, config: TargetConfig, given: Path | 
             wrong.
     """
     path, tokenizer = open_tokenizer(checkpoint, config.vocab_size)
-    generation: dict[str, Any] = {}
-    if checkpoint.path("generation_config.json").is_file():
-        generation = checkpoint.read_json("generation_config.json", "")
-    files = generation, checkpoint.config, config.vocab_size, str(checkpoint.folder)
+    generation = checkpoint.fields("generation_config.json")
+    files = generation.values, checkpoint.config, config.vocab_size, str(checkpoint.folder)
     stop, bos = tuple(stop_tokens(*files)), single_token("bos_token_id", *files)
     found = read_template(given) if given else find_template(checkpoint)
     return TextFiles(
@@ -61,9 +59,21 @@ def read_text_files(checkpoint: Checkpoint, config: TargetConfig, given: Path | 
         bos=bos,
         stop=stop,
         pad=single_token("pad_token_id", *files, default=0),
-        sampling=read_sampling(generation, str(checkpoint.folder)),
+        sampling=read_sampling(generation.values, generation.where),
         vocabulary=config.vocab_size,
         known=known_tokens(tokenizer),
-        vision=checkpoint.config.get("vision_config") or {},
+        vision=_vision(Fields(checkpoint.config, str(checkpoint.path("config.json")))),
         warnings=unstopped(found.text, tokenizer, stop),
     )
+
+
+def _vision(config: Fields) -> dict[str, int]:
+    """Sizes of the vision tower, transformers' defaults where they are left out; empty without a tower."""
+    if not config.has("vision_config"):
+        return {}
+    tower = config.object("vision_config")
+    return {
+        "patch_size": tower.integer("patch_size", 16, least=1, most=4096),
+        "pooling_kernel_size": tower.integer("pooling_kernel_size", 3, least=1, most=64),
+        "default_output_length": tower.integer("default_output_length", 280, least=1, most=65_536),
+    }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ...runtime.errors import UserError
+from ...runtime.fields import Fields
+
+# Beyond these a float of the bundle is zero or no longer a number that changes anything.
+_LEAST_TEMPERATURE, _MOST_TEMPERATURE = 1e-6, 1e6
 
 
 @dataclass(frozen=True)
@@ -23,33 +25,30 @@ class Sampling:
     temperature: float = 1.0
 
 
-def read_sampling(generation: Mapping[str, Any], where: str) -> Sampling:
+def read_sampling(raw: Mapping[str, Any], where: str) -> Sampling:
     """Sampling settings of a checkpoint.
 
     Args:
-        generation: contents of generation_config.json, empty if there is none. transformers has defaults for what it
-            lacks; it takes no sampling settings from config.json.
-        where: names the checkpoint in errors.
+        raw: contents of generation_config.json, empty if there is none. transformers has defaults for what it lacks; it
+            takes no sampling settings from config.json.
+        where: names the file in errors.
 
     Raises:
         UserError: a value of the wrong type or out of range.
     """
-    values = {key: generation[key] for key in Sampling.__dataclass_fields__ if generation.get(key) is not None}
-    for key, value in values.items():
-        if problem := _problem(key, value, sampled=values.get("do_sample") is True):
-            raise UserError(f"{where}: {key} in generation_config.json is {value!r}, expected {problem}")
-    return Sampling(**values)
-
-
-def _problem(key: str, value: Any, *, sampled: bool) -> str | None:
-    """What was expected of `value` instead; None if it is right."""
-    if key == "do_sample":
-        return None if isinstance(value, bool) else "true or false"
-    if key == "top_k":
-        right = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-        return None if right else "a whole number of tokens, 0 for all of them"
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if key == "top_p":
-        return None if number and 0 < value <= 1 else "a share above 0 and up to 1"
+    generation = Fields(raw, where)
+    given = {key: generation.has(key) for key in Sampling.__dataclass_fields__}
+    default = Sampling()
+    do_sample = generation.flag("do_sample") if given["do_sample"] else default.do_sample
+    temperature = default.temperature
     # transformers takes a temperature of 0 as long as it does not sample.
-    return None if number and (value > 0 or (value == 0 and not sampled)) else "a number above 0"
+    if given["temperature"] and (do_sample or generation.values["temperature"] != 0):
+        temperature = generation.number("temperature", least=_LEAST_TEMPERATURE, most=_MOST_TEMPERATURE)
+    elif given["temperature"]:
+        temperature = generation.number("temperature")
+    return Sampling(
+        do_sample=do_sample,
+        top_k=generation.integer("top_k") if given["top_k"] else default.top_k,
+        top_p=generation.number("top_p", above=0, most=1) if given["top_p"] else default.top_p,
+        temperature=temperature,
+    )

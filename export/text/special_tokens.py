@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ...runtime.errors import UserError
+from ...runtime.fields import shown
 from ...runtime.text.litertlm_template import Message, RefusedError
 from ...runtime.text.tokenizer import Tokenizer
 from ..templates.conversations import Conversation
@@ -32,11 +33,11 @@ def stop_tokens(generation: Mapping[str, Any], config: Mapping[str, Any], vocabu
         UserError: none is named, or one is no token of the vocabulary.
     """
     found: dict[int, None] = {}
-    for settings in _in_order(generation, config):
+    for name, settings in _in_order(generation, config):
         value = settings.get(_STOP_KEY)
         for token in value if isinstance(value, list) else [value]:
             if token is not None:
-                found.setdefault(_token(token, _STOP_KEY, vocabulary, where))
+                found.setdefault(_token(token, f"{_STOP_KEY} in {name}", vocabulary, where))
     if not found:
         raise UserError(f"{where}: no {_STOP_KEY} in generation_config.json or config.json; name the stop tokens there")
     return list(found)
@@ -55,9 +56,9 @@ def single_token(
     Raises:
         UserError: none is named, or it is no token of the vocabulary.
     """
-    values = (settings.get(key) for settings in _in_order(generation, config))
-    value = next((value for value in values if value is not None), default)
-    return _token(value, key, vocabulary, where)
+    found = ((settings[key], name) for name, settings in _in_order(generation, config) if settings.get(key) is not None)
+    value, name = next(found, (default, "generation_config.json and config.json"))
+    return _token(value, f"{key} in {name}", vocabulary, where)
 
 
 def known_tokens(tokenizer: Tokenizer) -> frozenset[str]:
@@ -82,15 +83,17 @@ def unstopped(template: str, tokenizer: Tokenizer, stop: tuple[int, ...]) -> tup
     return tuple(warnings)
 
 
-def _in_order(generation: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    yield generation
-    yield config
-    yield config.get("text_config") or {}
+def _in_order(generation: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Each place where a token may be named, and how errors call it."""
+    yield "generation_config.json", generation
+    yield "config.json", config
+    yield "text_config of config.json", config.get("text_config") or {}
 
 
 def _token(value: Any, key: str, vocabulary: int, where: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < vocabulary:
-        raise UserError(f"{where}: {key} is {value}, expected a token below {vocabulary}")
+        found = "missing" if value is None else shown(value)
+        raise UserError(f"{where}: {key} is {found}, expected a token below {vocabulary}")
     return value
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from ..errors import UserError
+from ..errors import BundleError
 from .model_file import TYPE_NAMES
 
 Range = tuple[int, int]
@@ -116,7 +116,7 @@ class _Reader:
         if entry.Offset() > 1:
             begin, end = entry.Offset(), entry.Offset() + entry.Size()
             if end > len(self.content):
-                raise UserError(
+                raise BundleError(
                     f"{self.where}: buffer {index} ends at byte {end:,}, but the model has {len(self.content):,}"
                 )
             return begin, end
@@ -127,14 +127,14 @@ def read_constants(content: memoryview, where: str) -> ModelConstants:
     """Every constant of the model in `content`; nothing of their bytes is copied. `where` names it in errors.
 
     Raises:
-        UserError: not a readable model, or a buffer reaches past its end.
+        BundleError: not a readable model, or a buffer reaches past its end.
     """
     try:
         return _read(_Reader(content, where))
-    except UserError:
+    except BundleError:
         raise
     except Exception as error:  # The flatbuffer reader fails in many ways on bytes that are no model.
-        raise UserError(f"{where}: not a readable .tflite model ({error})") from error
+        raise BundleError(f"{where}: not a readable .tflite model ({error})") from error
 
 
 def _read(reader: _Reader) -> ModelConstants:
@@ -198,7 +198,7 @@ def _blockwise(reader: _Reader, graph: Any, entry: Any) -> tuple[Quantization | 
     tensor = graph.Tensors(details.Scales())
     place = reader.buffer(tensor.Buffer())
     if place is None:
-        raise UserError(f"{reader.where}: the scales of a blockwise tensor are no constant")
+        raise BundleError(f"{reader.where}: the scales of a blockwise tensor are no constant")
     scales = np.frombuffer(reader.content[place[0] : place[1]], np.float16).reshape(tensor.ShapeAsNumpy())
     return Quantization(scales.astype(np.float32), np.zeros(0, np.int64), 0, details.BlockSize()), (place,)
 

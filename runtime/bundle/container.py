@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError
 from litert_lm_builder import litertlm_core
 from litert_lm_builder import litertlm_header_schema_py_generated as header_schema
 
-from ..errors import UserError
+from ..errors import BundleError, UserError
 from .protos import ExecutorMetadata, LlmMetadata
 
 MODEL_SECTION = "TFLiteModel"
@@ -93,19 +93,19 @@ class BundleFile:
             count = _at_most(SECTIONS, "sections", entries.ObjectsLength())
             self.sections = [_section(entries.Objects(index)) for index in range(count)]
         except Exception as error:  # The flatbuffer reader fails in many ways on bytes that are no header.
-            raise UserError(f"{path}: the header cannot be read ({error}); the file is truncated or corrupt") from error
+            raise BundleError(f"{path}: the header cannot be read ({error}); the file is truncated or corrupt") from error
         self._check_sections(end)
 
     def _check_sections(self, header_end: int) -> None:
         size = len(self._map)
         for section in self.sections:
             if not section.begin <= section.end <= size:
-                raise UserError(
+                raise BundleError(
                     f"{self.path}: section {section.name} ends at byte {section.end:,},"
                     f" but the file has {size:,}; it is truncated"
                 )
             if section.begin < header_end:
-                raise UserError(
+                raise BundleError(
                     f"{self.path}: section {section.name} begins at byte {section.begin:,}, within the header; the file"
                     " is corrupt"
                 )
@@ -113,13 +113,13 @@ class BundleFile:
         for before, after in pairwise(in_place):
             # Weights of several models may be the same bytes.
             if after.begin < before.end and {before.kind, after.kind} != {_WEIGHTS_SECTION}:
-                raise UserError(
+                raise BundleError(
                     f"{self.path}: sections {before.name} and {after.name} overlap at byte {after.begin:,}; the file is"
                     " corrupt"
                 )
         for name, found in Counter((section.kind, section.model_type) for section in self.sections).items():
             if found > 1:
-                raise UserError(
+                raise BundleError(
                     f"{self.path}: {found} sections {' '.join(filter(None, name))}; expected one of a type, as nothing"
                     " says which is meant"
                 )
@@ -172,7 +172,7 @@ class BundleFile:
         content = self._bounded(section, TOKENIZER_BYTES)
         size = int.from_bytes(content[:8], "little")
         if size > TOKENIZER_BYTES:
-            raise UserError(
+            raise BundleError(
                 f"{self.path}: the tokenizer states {size:,} bytes, expected at most {TOKENIZER_BYTES:,}; the file is"
                 " corrupt"
             )
@@ -181,14 +181,14 @@ class BundleFile:
             # One byte more would be one too many; 0 would be no limit.
             found = stream.decompress(content[8:], size + 1)
         except zlib.error as error:
-            raise UserError(f"{self.path}: the tokenizer cannot be decompressed ({error})") from error
+            raise BundleError(f"{self.path}: the tokenizer cannot be decompressed ({error})") from error
         if len(found) != size or not stream.eof:
-            raise UserError(f"{self.path}: the tokenizer does not decompress to the {size:,} bytes that it states")
+            raise BundleError(f"{self.path}: the tokenizer does not decompress to the {size:,} bytes that it states")
         return found
 
     def _bounded(self, section: Section, limit: int) -> memoryview:
         if section.size > limit:
-            raise UserError(
+            raise BundleError(
                 f"{self.path}: section {section.name} has {section.size:,} bytes, expected at most {limit:,}"
             )
         return self.content(section)
@@ -199,7 +199,7 @@ class BundleFile:
                 try:
                     message.ParseFromString(bytes(self._bounded(section, METADATA_BYTES)))
                 except DecodeError as error:
-                    raise UserError(f"{self.path}: section {kind} cannot be read ({error}); it is corrupt") from error
+                    raise BundleError(f"{self.path}: section {kind} cannot be read ({error}); it is corrupt") from error
                 return message
         return None
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from ..errors import UserError
+from ..errors import BundleError
 from .model_check import check_model
 from .names import is_cache
 
@@ -64,7 +64,7 @@ def read_model(content: memoryview | bytes | mmap.mmap, where: str) -> ModelInfo
     """What a .tflite flatbuffer says of itself; `where` names it in errors.
 
     Raises:
-        UserError: not a readable flatbuffer, or one whose indices or sizes cannot be true.
+        BundleError: not a readable flatbuffer, or one whose indices or sizes cannot be true.
     """
     try:
         if bytes(content[4:8]) != b"TFL3":
@@ -73,23 +73,21 @@ def read_model(content: memoryview | bytes | mmap.mmap, where: str) -> ModelInfo
         model: Any = schema.Model.GetRootAs(content, 0)
         signatures = tuple(_signature(model, index) for index in range(model.SignatureDefsLength()))
         return ModelInfo(signatures, _constant_bytes(model))
-    except UserError:
-        raise
     except Exception as error:  # The flatbuffer reader fails in many ways on bytes that are no model.
-        raise UserError(f"{where}: not a readable .tflite model ({error})") from error
+        raise BundleError(f"{where}: not a readable .tflite model ({error})") from error
 
 
 def read_model_file(path: Path) -> ModelInfo:
     """`read_model` of the file `path`, which is mapped, not read.
 
     Raises:
-        UserError: not a readable flatbuffer.
+        BundleError: not a readable flatbuffer.
     """
     with path.open("rb") as file:
         try:
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except ValueError as error:  # An empty file.
-            raise UserError(f"{path}: not a readable .tflite model ({error})") from error
+            raise BundleError(f"{path}: not a readable .tflite model ({error})") from error
         with content:
             return read_model(content, str(path))
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import UserError
+from ..fields import MOST_INTEGER, shown
 from ..text.stream import TextStream
 from .sampling import SamplingOptions
 from .session import SlottedRound
@@ -41,8 +42,8 @@ class GenerationOptions:
     confidence: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.max_tokens is not None and self.max_tokens < 1:
-            raise UserError(f"--max-tokens: {self.max_tokens}, expected 1 or more")
+        if self.max_tokens is not None and not 1 <= self.max_tokens <= MOST_INTEGER:
+            raise UserError(f"--max-tokens: {shown(self.max_tokens)}, expected 1 or more, at most {MOST_INTEGER}")
         if not 0 <= self.confidence <= 1:
             raise UserError(f"--confidence: {self.confidence}, expected 0 to 1")
         if any(not stop for stop in self.stop_strings):

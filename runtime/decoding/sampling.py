@@ -8,6 +8,9 @@ import numpy as np
 
 from ..errors import UserError
 
+# Logits divided by much less overflow.
+_LEAST_TEMPERATURE = 1e-6
+
 
 @dataclass(frozen=True)
 class SamplingOptions:
@@ -23,8 +26,11 @@ class SamplingOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.temperature >= 0 or self.temperature == float("inf"):
-            raise UserError(f"--temperature: {self.temperature}, expected 0 (greedy) or more")
+        if self.temperature != 0 and not _LEAST_TEMPERATURE <= self.temperature <= 1 / _LEAST_TEMPERATURE:
+            raise UserError(
+                f"--temperature: {self.temperature}, expected 0 (greedy), or {_LEAST_TEMPERATURE:g} to"
+                f" {1 / _LEAST_TEMPERATURE:g}"
+            )
         if self.top_k < 0:
             raise UserError(f"--top-k: {self.top_k}, expected 0 (all tokens) or more")
         if not 0 < self.top_p <= 1:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import platform
 from collections.abc import Sequence
@@ -12,6 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import UserError
+from ..fields import Fields, read_object
 from ..text.prompts import Prompt
 
 if TYPE_CHECKING:
@@ -63,11 +64,12 @@ def recorded_sources(bundle: Path, digest: str) -> dict[str, Any] | None:
     None where there is no manifest, or where it speaks of another bundle than the one with this SHA-256. The files
     themselves are not read.
     """
+    path = bundle.with_name(_MANIFEST)
     try:
-        manifest = json.loads(bundle.with_name(_MANIFEST).read_text("utf-8"))
-        ours = manifest["files"][bundle.name]["sha256"] == digest
-        return manifest["sources"] if ours else None
-    except (OSError, ValueError, KeyError, TypeError):
+        manifest = Fields(read_object(path), str(path))
+        ours = manifest.object("files").object(bundle.name).text("sha256") == digest
+        return dict(manifest.object("sources").values) if ours else None
+    except UserError:
         return None
 
 

@@ -14,7 +14,8 @@ from ..bundle.inspection import inspect_bundle
 from ..bundle.loading import bundle_file_in, open_bundle
 from ..bundle.names import PREFILL_DECODE
 from ..decoding.generation import GenerationOptions
-from ..errors import UserError
+from ..errors import BundleError, UserError
+from ..fields import MOST_INTEGER, shown
 from ..model import Model
 from ..text.prompts import Prompt
 from ..threads import thread_count
@@ -77,8 +78,8 @@ class VerifyOptions:
     def __post_init__(self) -> None:
         if not self.prompts:
             raise UserError("no prompt to verify with; expected at least one")
-        if self.max_tokens < 1:
-            raise UserError(f"--max-tokens: {self.max_tokens}, expected 1 or more")
+        if not 1 <= self.max_tokens <= MOST_INTEGER:
+            raise UserError(f"--max-tokens: {shown(self.max_tokens)}, expected 1 or more, at most {MOST_INTEGER}")
         if self.probe_tokens is not None and self.probe_tokens < 2:
             raise UserError(f"--probe-tokens: {self.probe_tokens}, expected 2 or more")
 
@@ -111,13 +112,18 @@ def verify(
             caches are quantized.
     """
     file = bundle_file_in(bundle)
-    inspection = inspect_bundle(file)
-    stored = inspection.models[PREFILL_DECODE].constant_bytes if PREFILL_DECODE in inspection.models else {}
+    stages = _Stages(on_progress)
+    inspection = None
+    with stages.run("contract"):
+        inspection = inspect_bundle(file)
+    models = inspection.models if inspection else {}
+    stored = models[PREFILL_DECODE].constant_bytes if PREFILL_DECODE in models else {}
     name, limits = read_thresholds(options.recipe_thresholds, weight_format(stored), str(bundle))
     about = about_run(
         file, oracle.bytes_needed, len(options.prompts), options.as_dict(), {"name": name, **asdict(limits)}
     )
-    stages = _Stages(on_progress)
+    if inspection is None:
+        return Report(about, tuple(stages.by_name.values()))
     opened = None
     with stages.run("contract") as stage:
         try:
@@ -141,7 +147,13 @@ def verify(
             stages.by_name[other].skip("everything", "the contract does not hold")
     else:
         model = Model(opened, thread_count(options.threads))
-        about |= _compare(stages, file, model, oracle, options, limits, text)
+        try:
+            about |= _compare(stages, file, model, oracle, options, limits, text)
+        except UserError as error:
+            # With metadata that are not the checkpoint's, the prompt need not be what is wrong.
+            if stages.by_name["metadata"].verdict is not Verdict.FAIL:
+                raise
+            stages.by_name["generation"].holds("the prompts can be run", [str(error)])
     return Report(about, tuple(stages.by_name.values()), layout.coverage(stages.by_name))
 
 
@@ -163,10 +175,13 @@ class _Stages:
 
     @contextmanager
     def run(self, name: str, detail: str = "") -> Iterator[Stage]:
-        """The block is a part of stage `name`; its time counts there."""
+        """The block is a part of stage `name`, which fails where the bundle cannot be read; its time counts there."""
         self.tell(name, detail)
         started = time.perf_counter()
-        yield self.by_name[name]
+        try:
+            yield self.by_name[name]
+        except BundleError as error:
+            self.by_name[name].holds("the bundle can be read", [str(error)])
         self.by_name[name].seconds += time.perf_counter() - started
 
     def tell(self, name: str, detail: str) -> None:

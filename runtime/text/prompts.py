@@ -7,13 +7,13 @@ the chat template); beside the first two, what the template shall see: `tools`, 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..fields import parse_json, read_json, read_utf8, shown
 from .litertlm_template import Message
 
 # For runs without prompts: a question, a text to go on with, code.
@@ -24,6 +24,7 @@ DEFAULT_PROMPTS = (
 )
 _KINDS = ("prompt", "messages", "text")
 _VARIABLES = ("tools", "enable_thinking", "chat_template_kwargs")
+_PART = 'expected parts such as {"type": "text", "text": ...}'
 # Given by the runtime or by the conversation itself.
 _RESERVED = ("messages", "add_generation_prompt", "bos_token")
 
@@ -62,12 +63,7 @@ def read_prompts(path: Path) -> list[Prompt]:
     Raises:
         UserError: the file cannot be read or holds no prompt, or a line is none; it names the line.
     """
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path}: cannot be read ({error}); expected a UTF-8 file with one JSON object a line"
-        ) from error
+    lines = read_utf8(path, "one JSON object a line").split("\n")
     prompts = [_parse(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
     if not prompts:
         raise UserError(f'{path}: no prompt; expected lines such as {{"prompt": "Why is the sky blue?"}}')
@@ -80,12 +76,7 @@ def read_tools(path: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: the file cannot be read, or holds something else.
     """
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path}: cannot be read as JSON ({error}); expected a list of function declarations"
-        ) from error
+    value = read_json(path, "a list of function declarations", strict=True)
     return checked_tools(value, str(path))
 
 
@@ -99,7 +90,7 @@ def checked_tools(value: Any, where: str) -> list[dict[str, Any]]:
     wrong = [entry for entry in entries if not _is_tool(entry)]
     if wrong or not isinstance(value, list):
         form = '{"type": "function", "function": {"name": ..., "parameters": ...}}'
-        found = json.dumps(wrong[0] if wrong else value)[:60]
+        found = shown(wrong[0] if wrong else value)
         raise UserError(f"{where}: tools must be a list of {form}, found {found}")
     return entries
 
@@ -110,10 +101,7 @@ def _is_tool(entry: Any) -> bool:
 
 
 def _parse(line: str, where: str) -> Prompt:
-    try:
-        value: Any = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{where}: not JSON ({error})") from error
+    value: Any = parse_json(line, where, "an object", strict=True)
     given = [key for key in _KINDS if key in value] if isinstance(value, dict) else []
     if len(given) != 1:
         raise UserError(f"{where}: expected an object with one of {', '.join(_KINDS)}, found {line.strip()[:60]}")
@@ -123,8 +111,7 @@ def _parse(line: str, where: str) -> Prompt:
         known = f"{', '.join(further)}" if further else "nothing, as no template sees it"
         raise UserError(f"{where}: {unknown[0]!r} is unknown; expected beside {kind}: {known}")
     if kind == "messages":
-        if not _is_chat(content):
-            raise UserError(f'{where}: messages must be a list of {{"role": ..., "content": ...}}')
+        _check_chat(content, where)
         return Prompt(messages=tuple(content), variables=_variables(value, where))
     if not isinstance(content, str):
         raise UserError(f"{where}: {kind} must be a text")
@@ -135,33 +122,47 @@ def _parse(line: str, where: str) -> Prompt:
 
 def _variables(value: dict[str, Any], where: str) -> dict[str, Any]:
     found: Any = value.get("chat_template_kwargs", {})
-    if not isinstance(found, dict) or found.keys() & {*_RESERVED}:
+    if not isinstance(found, dict) or found.keys() & {*_RESERVED} or not all(map(str.isidentifier, found)):
         raise UserError(
             f"{where}: chat_template_kwargs must be an object of template variables, none of {', '.join(_RESERVED)}"
         )
     found = dict(found)
     if "enable_thinking" in value:
         if not isinstance(value["enable_thinking"], bool):
-            raise UserError(f"{where}: enable_thinking is {value['enable_thinking']!r}, expected true or false")
+            raise UserError(f"{where}: enable_thinking is {shown(value['enable_thinking'])}, expected true or false")
         found["enable_thinking"] = value["enable_thinking"]
     if "tools" in value:
         found["tools"] = checked_tools(value["tools"], where)
     return found
 
 
-def _is_chat(content: Any) -> bool:
-    entries = content if isinstance(content, list) else []
-    return bool(entries) and all(map(_is_message, entries))
+def _check_chat(content: Any, where: str) -> None:
+    if not isinstance(content, list) or not content:
+        raise UserError(f'{where}: messages is {shown(content)}, expected a list of {{"role": ..., "content": ...}}')
+    for number, message in enumerate(content, 1):
+        if problem := _problem(message):
+            raise UserError(f"{where}: messages, number {number}: {problem}")
 
 
-def _is_message(entry: Any) -> bool:
-    """A message has a role and says something: a text, parts, tool calls or responses."""
-    if not isinstance(entry, dict) or not isinstance(entry.get("role"), str):
-        return False
-    content = entry.get("content")
+def _problem(message: Any) -> str | None:
+    """What is wrong with a message: it has a role, and says something: a text, parts, tool calls or responses."""
+    if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+        return f'is {shown(message)} without a role, expected {{"role": ..., "content": ...}}'
+    lists = {key: message[key] for key in ("tool_calls", "tool_responses") if message.get(key) is not None}
+    for key, found in lists.items():
+        if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
+            return f"{key} is {shown(found)}, expected a list of objects"
+    for key in ("reasoning_content", "reasoning", "name"):
+        if not isinstance(message.get(key) or "", str):
+            return f"{key} is {shown(message[key])}, expected a text"
+    content = message.get("content")
     if isinstance(content, list):
-        return all(
-            isinstance(part, dict) and isinstance(part.get("type"), str) and isinstance(part.get("text", ""), str)
-            for part in content
-        )
-    return isinstance(content, str) or (content is None and bool({"tool_calls", "tool_responses"} & entry.keys()))
+        return next((f"content has {shown(part)}, {_PART}" for part in content if not _is_part(part)), None)
+    if isinstance(content, str) or (content is None and lists):
+        return None
+    return f"content is {shown(content)}, expected a text or a list of parts"
+
+
+def _is_part(part: Any) -> bool:
+    kind = part.get("type") if isinstance(part, dict) else None
+    return isinstance(kind, str) and (kind != "text" or isinstance(part.get("text"), str))

@@ -6,14 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gemma_mtp.export.checkpoint.config import (
-    LAYER_TYPES,
-    DecoderConfig,
-    DrafterConfig,
-    TargetConfig,
-    read_drafter_config,
-    read_target_config,
-)
+from gemma_mtp.export.checkpoint.config import LAYER_TYPES, DecoderConfig, DrafterConfig, TargetConfig
+from gemma_mtp.export.checkpoint.read_config import read_drafter_config, read_target_config
 from gemma_mtp.runtime.errors import UserError
 
 

@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from transformers import Gemma4ForCausalLM
 
 from gemma_mtp.export.checkpoint.adapted import AdaptedCheckpoint
-from gemma_mtp.export.checkpoint.config import read_target_config
 from gemma_mtp.export.checkpoint.pair import fine_tune_note, open_pair
+from gemma_mtp.export.checkpoint.read_config import read_target_config
 from gemma_mtp.export.checkpoint.values import read_weight
 from gemma_mtp.export.checkpoint.weights import (
     EMBEDDING,
@@ -222,7 +222,7 @@ REFUSED = {
     "PiSSA": ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights is 'pissa_niter_4'"),
     "LoHa": ({"peft_type": "LOHA"}, "peft_type is 'LOHA', expected 'LORA'"),
     "another rank": ({"r": 16}, "has rank 4, but adapter_config.json gives it 16"),
-    "no rank": ({"r": "4"}, "r is '4', expected a positive number"),
+    "no rank": ({"r": "4"}, "r is '4', expected a whole number"),
     "DoRA without magnitudes": ({"use_dora": True}, "a part is missing"),
 }
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from gemma_mtp.export.checkpoint.config import TargetConfig, read_target_config
+from gemma_mtp.export.checkpoint.config import TargetConfig
 from gemma_mtp.export.checkpoint.files import Checkpoint, describe_left_out
+from gemma_mtp.export.checkpoint.read_config import read_target_config
 from gemma_mtp.export.checkpoint.values import read_weight
 from gemma_mtp.export.checkpoint.weights import Weight, decode_weights, embedder_weights, per_layer_embedder_weights
 from tests.conftest import TARGET

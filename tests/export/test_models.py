@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from gemma_mtp.export.checkpoint.config import read_drafter_config, read_target_config
+from gemma_mtp.export.checkpoint.read_config import read_drafter_config, read_target_config
 from gemma_mtp.export.checkpoint.values import rope_table
 from gemma_mtp.export.checkpoint.weights import decode_weights, drafter_weights, prefill_weights
 from gemma_mtp.export.models.drafter import DrafterModel

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import tokenizers
 
-from gemma_mtp.export.checkpoint.config import read_target_config
 from gemma_mtp.export.checkpoint.files import Checkpoint
+from gemma_mtp.export.checkpoint.read_config import read_target_config
 from gemma_mtp.export.text.files import TextFiles, read_text_files
 from gemma_mtp.runtime.errors import UserError
 from gemma_mtp.runtime.text.chat_template import render_chat

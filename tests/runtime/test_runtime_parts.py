@@ -225,7 +225,7 @@ def test_what_a_prompts_file_says_reaches_the_template(tmp_path: Path) -> None:
         ({"prompt": "a", "tools": TOOL}, "tools must be a list"),
         ({"prompt": "a", "tools": [{"name": "get_time"}]}, "tools must be a list"),
         ({"prompt": "a", "chat_template_kwargs": {"messages": []}}, "none of messages"),
-        ({"messages": [{"role": "assistant", "content": None}]}, "messages must be a list"),
+        ({"messages": [{"role": "assistant", "content": None}]}, "content is null, expected a text"),
     ],
 )
 def test_prompts_file_that_says_what_nobody_reads_is_refused(line: dict, reason: str, tmp_path: Path) -> None:

@@ -5,11 +5,11 @@ Errors are shares of the range (largest minus smallest value) of what is compare
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from ...errors import UserError
+from ...fields import Fields, read_object, shown
 
 
 @dataclass(frozen=True)
@@ -135,20 +135,16 @@ def read_thresholds(given: str | None, found: str, where: str) -> tuple[str, Thr
             )
         return name, THRESHOLDS[name]
     path = Path(given)
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        names = ", ".join(THRESHOLDS)
-        raise UserError(f"--recipe-thresholds: {given!r} is none of {names} and no JSON file ({error})") from error
-    changes = dict(content) if isinstance(content, dict) else {}
-    base = changes.pop("format", found)
+    if not path.exists():
+        raise UserError(f"--recipe-thresholds: {given!r} is none of {', '.join(THRESHOLDS)}, and no such JSON file")
+    content = Fields(read_object(path), str(path))
     known = {field.name for field in fields(Thresholds)}
-    wrong = [key for key, value in changes.items() if key not in known or not isinstance(value, int | float)]
-    if not isinstance(content, dict) or wrong:
-        raise UserError(f"{path}: {wrong[:1] or content!r} is no limit; expected numbers for some of {sorted(known)}")
+    base = content.text("format", found)
+    if wrong := sorted(content.values.keys() - known - {"format"}):
+        raise UserError(f"{path}: {shown(wrong[0])} is no limit; expected numbers for some of {sorted(known)}")
+    changes = {key: content.number(key, least=0) for key in content.values if key != "format"}
     if base not in THRESHOLDS and known - set(changes):
         raise UserError(f"{path}: format {base!r} has no limits of its own; give all of {sorted(known)}")
-    values = {key: float(value) for key, value in changes.items()}
     if base not in THRESHOLDS:
-        return str(base), Thresholds(**values)
-    return f"{base}, changed by {path.name}", replace(THRESHOLDS[base], **values)
+        return base, Thresholds(**changes)
+    return f"{base}, changed by {path.name}", replace(THRESHOLDS[base], **changes)
