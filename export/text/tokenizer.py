@@ -51,8 +51,7 @@ def _try(tokenizer: Tokenizer, where: str) -> None:
         ) from error
     if _WORD not in text:
         raise UserError(
-            f"{where}: the tokenizer makes {shown(text)} of {_PROBE!r};"
-            " copy tokenizer.json from the base model"
+            f"{where}: the tokenizer makes {shown(text)} of {_PROBE!r}; copy tokenizer.json from the base model"
         )
 
 

@@ -93,7 +93,9 @@ class BundleFile:
             count = _at_most(SECTIONS, "sections", entries.ObjectsLength())
             self.sections = [_section(entries.Objects(index)) for index in range(count)]
         except Exception as error:  # The flatbuffer reader fails in many ways on bytes that are no header.
-            raise BundleError(f"{path}: the header cannot be read ({error}); the file is truncated or corrupt") from error
+            raise BundleError(
+                f"{path}: the header cannot be read ({error}); the file is truncated or corrupt"
+            ) from error
         self._check_sections(end)
 
     def _check_sections(self, header_end: int) -> None:
