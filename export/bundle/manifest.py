@@ -45,8 +45,8 @@ def make_manifest(
     return {
         "manifest_version": _MANIFEST_VERSION,
         "sources": {
-            role: {"name": _source_name(checkpoint), "sha256": checkpoint.hashes} | _adapters_of(checkpoint)
-            for role, checkpoint in (("target", pair.target), ("drafter", pair.drafter))
+            "target": _source(pair.target) | {"text_sha256": pair.target.text_hashes} | _adapters_of(pair.target),
+            "drafter": _source(pair.drafter),
         },
         "options": asdict(options),
         "packages": {package: version(package) for package in _RECORDED_PACKAGES},
@@ -78,6 +78,10 @@ def _signatures_of(bundle: BundleFile, name: str) -> dict[str, Any]:
         }
         for signature in info.signatures
     }
+
+
+def _source(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {"name": _source_name(checkpoint), "sha256": checkpoint.hashes}
 
 
 def _adapters_of(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def cli() -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    """Take SIGTERM as Ctrl-C is taken, also where SIGINT itself is ignored, as in a shell's background job."""
+    """Take SIGTERM and SIGHUP as Ctrl-C is taken, also where SIGINT is ignored, as in a shell's background job."""
     raise KeyboardInterrupt
 
 
@@ -65,6 +65,8 @@ def _message(error: UserError | click.ClickException) -> str:
 def main() -> NoReturn:
     """Entry point: errors a person can mend become one line and exit code 2."""
     signal.signal(signal.SIGTERM, _interrupt)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # As nohup sets it.
+        signal.signal(signal.SIGHUP, _interrupt)
     try:
         sys.exit(cli.main(prog_name="gemma-mtp-export", standalone_mode=False) or 0)
     except click.exceptions.NoArgsIsHelpError as error:
