@@ -99,16 +99,26 @@ def test_interrupted_removal_is_finished_by_the_next(tmp_path: Path) -> None:
 
 def test_interruption_waits_for_the_steps_that_belong_together() -> None:
     reached = []
-    with pytest.raises(KeyboardInterrupt), uninterrupted():
-        signal.raise_signal(signal.SIGINT)
-        reached.append("the end")
+
+    def work() -> None:
+        with uninterrupted():
+            signal.raise_signal(signal.SIGINT)
+            reached.append("the end")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
     assert reached == ["the end"]
 
 
 def test_folder_that_is_filled_meanwhile_is_not_replaced(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with pytest.raises(UserError, match="something was put there"), staged_folder(out) as staging:
-        (staging / "made").touch()
-        out.mkdir()
-        (out / "theirs").touch()
+
+    def export() -> None:
+        with staged_folder(out) as staging:
+            (staging / "made").touch()
+            out.mkdir()
+            (out / "theirs").touch()
+
+    with pytest.raises(UserError, match="something was put there"):
+        export()
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "theirs"]
