@@ -10,6 +10,7 @@ from ..runtime.bundle.model_file import read_model_file
 from ..runtime.bundle.names import MTP_DRAFTER, PREFILL_DECODE, TEMPLATE_NOTE
 from ..runtime.errors import UserError
 from ..runtime.gpu.check import GPU_MODELS, check_model
+from ..runtime.scratch import remove_temporary_leftovers
 from .bundle.manifest import make_manifest
 from .bundle.metadata import executor_metadata, llm_metadata
 from .bundle.packing import MODELS, BundleParts, write_bundle
@@ -17,14 +18,16 @@ from .bundle.template import adapted_text, as_dict, explanation, verdict
 from .checkpoint.files import describe_left_out
 from .checkpoint.pair import Pair, fine_tune_note
 from .checkpoint.values import read_weight
+from .checks import check_places, check_space
 from .graphs.bind import BoundFile, bind
 from .graphs.convert import convert
 from .graphs.plan import elements, plan_models
 from .graphs.skeleton import merge
+from .graphs.skeleton_cache import SkeletonCache
 from .models.kv_cache import cache_length, check_shared, kv_signature
 from .options import ACTIVATIONS, BACKENDS, ExportOptions
 from .progress import Reporter
-from .staging import staged_folder
+from .staging import names_failure, remove_unfinished, staged_folder
 from .text.files import read_text_files
 
 BUNDLE_NAME = "model.litertlm"
@@ -61,6 +64,10 @@ def export(
         UserError: bad input, or `out` cannot be written.
         ConversionError: the converter failed.
     """
+    cache = SkeletonCache(skeleton_cache, reporter.say) if skeleton_cache else None
+    check_places(pair, out, cache)
+    for left in (*remove_unfinished(out.absolute().parent), *remove_temporary_leftovers()):
+        reporter.say(str(left))
     for line in (*pair.notes, fine_tune_note(pair)):
         if line:
             reporter.say(line)
@@ -83,21 +90,26 @@ def export(
         for line in describe_left_out(checkpoint.left_out(used)):
             reporter.say(f"{checkpoint.folder.name}: skipping {line}")
 
+    check_space(out, models, options.recipe, text.tokenizer)
     with staged_folder(out) as staging:
         signatures = [signature for model in models.values() for signature in model.signatures]
-        with reporter.stage("Tracing graphs", len(signatures), lines=True) as advance:
+        with (
+            names_failure("tracing graphs", staging),
+            reporter.stage("Tracing graphs", len(signatures), lines=True) as advance,
+        ):
             traced = convert(
                 signatures,
-                cache=skeleton_cache,
+                cache=cache,
                 on_progress=lambda name: advance(1, name),
                 show_output=show_converter_output,
             )
+        _check_sources(pair)
         bound: dict[str, BoundFile] = {}
         paths = {name: staging / f"{name}.tflite" for name in models}
         for name, model in models.items():
             skeleton = merge([traced[signature.name] for signature in model.signatures])
             total = sum(elements(weight) for weight in model.weights.values())
-            with reporter.stage(f"Writing {name}", total) as advance:
+            with names_failure(f"writing {name}", paths[name]), reporter.stage(f"Writing {name}", total) as advance:
                 bound[name] = bind(
                     skeleton,
                     model.weights,
@@ -109,7 +121,7 @@ def export(
         _check_written(paths)
         if "gpu" in options.backends:
             _check_gpu(paths)
-        with reporter.stage("Packing the bundle", 1):
+        with names_failure("packing the bundle", staging / BUNDLE_NAME), reporter.stage("Packing the bundle", 1):
             parts = BundleParts(
                 paths,
                 text.tokenizer,
@@ -123,7 +135,14 @@ def export(
             manifest = make_manifest(pair, options, kv, models, bound, staging / BUNDLE_NAME)
             manifest["chat_template"] = as_dict(adapted, Path(text.template_source).name)
             (staging / MANIFEST_NAME).write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
+        _check_sources(pair)
     return out / BUNDLE_NAME
+
+
+def _check_sources(pair: Pair) -> None:
+    """Check that everything that was read came from the checkpoints as they were opened, and still are."""
+    pair.target.check_unchanged()
+    pair.drafter.check_unchanged()
 
 
 def _check_written(paths: dict[str, Path]) -> None:

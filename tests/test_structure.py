@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gemma_mtp.export.graphs.convert import TRACED_SOURCES
+from gemma_mtp.export.graphs.skeleton_cache import TRACED_SOURCES
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("export", "quantize", "runtime")

@@ -69,8 +69,8 @@ def make_manifest(
 def manifest_sources(pair: Pair) -> dict[str, dict[str, Any]]:
     """Name and file hashes of target, drafter and adapters; reads every byte of them, once a checkpoint."""
     return {
-        role: {"name": _source_name(checkpoint), "sha256": checkpoint.hashes} | _adapters_of(checkpoint)
-        for role, checkpoint in (("target", pair.target), ("drafter", pair.drafter))
+        "target": _source(pair.target) | {"text_sha256": pair.target.text_hashes} | _adapters_of(pair.target),
+        "drafter": _source(pair.drafter),
     }
 
 
@@ -83,6 +83,10 @@ def _signatures_of(bundle: BundleFile, name: str) -> dict[str, Any]:
         }
         for signature in info.signatures
     }
+
+
+def _source(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {"name": _source_name(checkpoint), "sha256": checkpoint.hashes}
 
 
 def _adapters_of(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def write_bundle(parts: BundleParts, path: Path) -> None:
         builder.add_system_metadata(
             litertlm_builder.Metadata(key=key, value=value, dtype=litertlm_builder.DType.STRING)
         )
-    with tempfile.TemporaryDirectory(prefix="gemma-mtp-metadata-") as folder:
+    with tempfile.TemporaryDirectory(prefix=".metadata-", dir=path.parent) as folder:
         llm, executor = Path(folder, "llm.pb"), Path(folder, "executor.pb")
         llm.write_bytes(parts.llm_metadata.SerializeToString(deterministic=True))
         executor.write_bytes(parts.executor_metadata.SerializeToString(deterministic=True))

@@ -73,6 +73,12 @@ class AdaptedCheckpoint(Checkpoint):
         """Name and file hashes of each adapter."""
         return [{"name": adapter.name, "sha256": adapter.hashes} for adapter in self.adapters]
 
+    def check_unchanged(self) -> None:
+        """Of the base and of every adapter."""
+        super().check_unchanged()
+        for adapter in self.adapters:
+            adapter.check_unchanged()
+
     def _find(self, name: str):
         return super()._find(EMBEDDING if name == HEAD and self._tied else name)
 

@@ -15,7 +15,7 @@ from ...runtime.errors import UserError
 from ...runtime.fields import is_there, read_object
 from .adapter_config import LoraSettings, read_lora_settings
 from .forms import ADAPTER_CONFIG, ADAPTER_WEIGHTS, what_it_is
-from .hub import resolve, sha256_of
+from .hub import PinnedFiles, resolve
 from .weights import EMBEDDING, HEAD
 
 # `base_model.model.` is PEFT's own; then comes the path in one of transformers' classes.
@@ -68,6 +68,7 @@ class Adapter:
             UserError: no PEFT adapter, or one that cannot be merged.
         """
         self.source, self.folder = source, resolve(source)
+        self._pinned = PinnedFiles(self.folder)
         self._file = self.folder / ADAPTER_WEIGHTS
         self.settings = _read_settings(self.folder)
         if not self._file.is_file():
@@ -90,8 +91,16 @@ class Adapter:
 
     @property
     def hashes(self) -> dict[str, str]:
-        """SHA-256 of the adapter's files, by name."""
-        return {path.name: sha256_of(path) for path in (self.folder / ADAPTER_CONFIG, self._file)}
+        """SHA-256 of the adapter's files, by name.
+
+        Raises:
+            UserError: one of them was changed after it was opened.
+        """
+        return self._pinned.hashes([self.folder / ADAPTER_CONFIG, self._file])
+
+    def check_unchanged(self) -> None:
+        """As of a checkpoint."""
+        self._pinned.check()
 
     def fit(self, weights: Mapping[str, tuple[int, ...]], own_kv_layers: int, *, tied: bool) -> None:
         """Check the changes against a target's `weights`, shapes by name, and leave out those that it does not use.
@@ -171,6 +180,7 @@ class Adapter:
 
     def _rows(self, name: str, rows: Sequence[int] | None = None, *, axis: int = 0) -> torch.Tensor:
         """The given rows (columns with `axis` 1) of a tensor, float32; all of them without."""
+        self._pinned.check_file(self._file)
         try:
             with safe_open(self._file, framework="pt") as file:
                 part = file.get_slice(name)

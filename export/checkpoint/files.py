@@ -18,11 +18,15 @@ from safetensors import SafetensorError, safe_open
 from ...runtime.errors import UserError
 from ...runtime.fields import Fields, is_there, read_object
 from .forms import INDEX, SINGLE, lone_shards, missing_shards, unmerged_peft, what_it_is
-from .hub import resolve, sha256_of
+from .hub import PinnedFiles, resolve
 from .weights import EMBEDDING, HEAD, Weight
 
 _FLOAT_DTYPES = frozenset({"BF16", "F16", "F32"})
 _INTEGER_DTYPES = frozenset({"I64", "I32"})
+_TEXT_FILES = (
+    *("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "generation_config.json"),
+    *("chat_template.jinja", "chat_template.json"),
+)
 
 
 @dataclass(frozen=True)
@@ -51,10 +55,12 @@ class Checkpoint:
         """
         self.source = source
         self.folder = resolve(source)
+        self._pinned = PinnedFiles(self.folder)
         hint = what_it_is(self.folder) if not is_there(self.path("config.json")) else None
         self.config = self.read_json("config.json", hint or "the folder must hold a Hugging Face checkpoint")
         self._placed: dict[str, str] = {}
         self._files = self._weight_files()
+        self._pinned.pin(self._files)
         self._entries = self._read_headers()
         self._check_index()
         if wrapped := unmerged_peft(self._entries):
@@ -89,8 +95,23 @@ class Checkpoint:
 
     @cached_property
     def hashes(self) -> dict[str, str]:
-        """SHA-256 of the configuration and of every weight file, by name."""
-        return {path.name: sha256_of(path) for path in [self.path("config.json"), *self._files]}
+        """SHA-256 of the configuration and of every weight file, by name.
+
+        Raises:
+            UserError: one of them was changed after it was opened.
+        """
+        return self._pinned.hashes([self.path("config.json"), *self._files])
+
+    @property
+    def text_hashes(self) -> dict[str, str]:
+        """SHA-256 of the files that the text comes from (tokenizer, chat template, generation settings), by name."""
+        return self._pinned.hashes(path for path in map(self.path, _TEXT_FILES) if path.is_file())
+
+    def check_unchanged(self) -> None:
+        """Raises:
+        UserError: a file that an export may read is not the one any more that it was when this object was made.
+        """
+        self._pinned.check()
 
     @cached_property
     def prefix(self) -> str:
@@ -157,6 +178,7 @@ class Checkpoint:
 
     def _take(self, name: str, rows: Sequence[int]) -> torch.Tensor:
         full, entry = self._find(name)
+        self._pinned.check_file(entry.file)  # Reading a mapped file that was cut short ends the process.
         try:
             with safe_open(entry.file, framework="pt") as file:
                 part = file.get_slice(full)

@@ -1,10 +1,13 @@
-"""Where a checkpoint is: a folder, or a repository of the Hugging Face hub, downloaded."""
+"""Where a checkpoint is (a folder, or a repository of the Hugging Face hub, downloaded), and that it stays as it is."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from ...runtime.errors import UserError
 from .forms import gguf_advice
@@ -12,6 +15,7 @@ from .forms import gguf_advice
 # What a bundle needs of a hub repository; no weights but safetensors, no Python.
 _HUB_PATTERNS = ["*.safetensors", "*.safetensors.index.json", "config.json", "adapter_config.json", "tokenizer*"]
 _HUB_PATTERNS += ["chat_template*", "special_tokens_map.json", "generation_config.json"]
+_PINNED_PATTERNS = [*_HUB_PATTERNS, "additional_chat_templates/*.jinja"]
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -44,3 +48,78 @@ def sha256_of(path: Path) -> str:
     """Hexadecimal SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class _State(NamedTuple):
+    """What changes with a file's content, or when another file takes its name."""
+
+    device: int
+    inode: int
+    size: int
+    modified_ns: int
+
+
+class PinnedFiles:
+    """The files of a folder that an export may read, as they were when this object was made.
+
+    A folder that somebody saves into meanwhile would give a bundle of two models, and hashes of the wrong one.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._further: tuple[Path, ...] = ()
+        self._states = self._look()
+
+    def pin(self, paths: Iterable[Path]) -> None:
+        """Count `paths` among the files, wherever they are, as they are now."""
+        self._further = (*self._further, *(path for path in paths if path not in self._states))
+        self._states |= {path: state for path in self._further if (state := _state(path))}
+
+    def check(self) -> None:
+        """Raises:
+        UserError: a file was changed, removed or added since.
+        """
+        now = self._look()
+        for path in sorted(self._states.keys() | now.keys()):
+            if self._states.get(path) != now.get(path):
+                how = "was removed" if path not in now else "was changed" if path in self._states else "was added"
+                raise _changed(path, how)
+
+    def check_file(self, path: Path) -> None:
+        """Raises:
+        UserError: the file `path` was changed or removed since.
+        """
+        if path in self._states and _state(path) != self._states[path]:
+            raise _changed(path, "was changed or removed")
+
+    def hashes(self, paths: Iterable[Path]) -> dict[str, str]:
+        """SHA-256 of what was read from each of `paths`, by name.
+
+        Raises:
+            UserError: a file cannot be read, or was changed since.
+        """
+        found = {}
+        for path in paths:
+            self.check_file(path)
+            try:
+                found[path.name] = sha256_of(path)
+            except OSError as error:
+                raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+            self.check_file(path)
+        return found
+
+    def _look(self) -> dict[Path, _State]:
+        paths = {path for pattern in _PINNED_PATTERNS for path in self.folder.glob(pattern)}
+        return {path: state for path in (*paths, *self._further) if (state := _state(path))}
+
+
+def _state(path: Path) -> _State | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return _State(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+def _changed(path: Path, how: str) -> UserError:
+    return UserError(f"{path}: {how} after this run began; try again when nothing writes there any more")

@@ -25,18 +25,17 @@ from .export_options import export_options, run_export
 def demo_command(out: Path | None, prompt: str | None, quiet: bool, **choices: Any) -> None:
     """Export the small trained pair that ships with this package, run it on stock LiteRT-LM with MTP off and on, and
     compare it with transformers' models."""
-    import tempfile
-
+    from ...runtime.scratch import scratch_folder
     from ..demo import SMALL_PAIR, compare, parity
     from .tables.demo import print_comparison
     from .tables.parity import print_summary, show_stages
 
     console = Console()
-    with tempfile.TemporaryDirectory(prefix="gemma-mtp-demo-") as folder:
+    with scratch_folder("demo") as folder:
         bundle = run_export(
             str(SMALL_PAIR / "target"),
             str(SMALL_PAIR / "drafter"),
-            out or Path(folder, "out"),
+            out or folder / "out",
             console,
             quiet,
             **choices,

@@ -34,7 +34,7 @@ def cli() -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    """Take SIGTERM as Ctrl-C is taken, also where SIGINT itself is ignored, as in a shell's background job."""
+    """Take SIGTERM and SIGHUP as Ctrl-C is taken, also where SIGINT is ignored, as in a shell's background job."""
     raise KeyboardInterrupt
 
 
@@ -54,6 +54,8 @@ def main() -> NoReturn:
     """Entry point: every error becomes one line and an exit code; see exit_codes.py."""
     signal.signal(signal.SIGTERM, _interrupt)
     context = None
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # As nohup sets it.
+        signal.signal(signal.SIGHUP, _interrupt)
     try:
         context = cli.make_context("gemma-mtp-export", sys.argv[1:])
         with context:

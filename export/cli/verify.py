@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -12,9 +11,11 @@ from rich.console import Console
 
 from ...runtime.errors import UserError
 from ...runtime.native_output import show_litert
+from ...runtime.scratch import remove_temporary_leftovers
 from ...runtime.text.prompts import DEFAULT_PROMPTS, read_prompts, user_prompt
 from ...runtime.threads import MOST_THREADS
 from ..exit_codes import CHECK_FAILED, remember_verbose
+from ..staging import check_output_file, write_output_file
 from .export_options import adapter_option
 from .run_options import refuse_quiet_and_verbose
 
@@ -79,14 +80,18 @@ def verify_command(
     refuse_quiet_and_verbose(quiet, verbose)
     if json_file is not None and json_file == html_file:
         raise UserError(f"--json and --html: both would write {json_file}; give them different names")
+    outputs = {option: file for option, file in (("--json", json_file), ("--html", html_file)) if file}
     if verbose:
         click.get_current_context().with_resource(show_litert())
     from ...runtime.parity.verify import VerifyOptions
     from ..parity import parse_size, verify_bundle
     from .tables.parity import print_report, show_stages
 
-    for file in (json_file, html_file):
-        _check_writable(file)
+    for option, file in outputs.items():
+        check_output_file(file, option)
+    for left in remove_temporary_leftovers():
+        if not quiet:
+            click.echo(str(left), err=True)
     prompts = read_prompts(prompts_file) if prompts_file else [user_prompt(text) for text in DEFAULT_PROMPTS]
     options = VerifyOptions(tuple(prompts), stock=not no_stock, **choices)  # pyright: ignore[reportArgumentType]
     limit = parse_size(max_memory) if max_memory else None
@@ -102,26 +107,11 @@ def verify_command(
             on_progress=on_progress,
         )
     if json_file:
-        _write(json_file, json.dumps(report.as_dict(), indent=2) + "\n")
+        write_output_file(json_file, json.dumps(report.as_dict(), indent=2) + "\n", "--json")
     if html_file:
         from ...runtime.parity.report.html import render_html
 
-        _write(html_file, render_html(report))
+        write_output_file(html_file, render_html(report), "--html")
     print_report(report, Console(), brief=quiet)
     if not report.passed:
         sys.exit(CHECK_FAILED)
-
-
-def _check_writable(file: Path | None) -> None:
-    if file is not None and (file.is_dir() or not os.access(file.absolute().parent, os.W_OK)):
-        raise UserError(f"{file}: cannot be written; expected a file in an existing folder")
-
-
-def _write(file: Path, text: str) -> None:
-    """Write beside the final name, then rename, so that an interrupted run leaves no half file."""
-    unfinished = file.with_name(f".{file.name}-unfinished")
-    try:
-        unfinished.write_text(text, "utf-8")
-        os.replace(unfinished, file)
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -3,37 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import pickle
+import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 
+from ...runtime.errors import UserError
+from ...runtime.scratch import scratch_folder
+from ...runtime.workers import worker
 from .signatures import Signature
+from .skeleton_cache import SkeletonCache, holds
+from .trace import CANNOT_WRITE
 
-_TRACING_PACKAGES = ("torch", "litert-torch", "litert-converter")
 _WORKER_GIGABYTES = 2
-_ROOT = Path(__file__).parents[2]
-# The files of this package that a trace runs through; a test compares them with what a worker imports.
-TRACED_SOURCES = (
-    "export/checkpoint/config.py",
-    "export/checkpoint/weights.py",
-    "export/graphs/signatures.py",
-    "export/graphs/trace.py",
-    "export/models/cache_ops.py",
-    "export/models/clustered_head.py",
-    "export/models/drafter.py",
-    "export/models/embedders.py",
-    "export/models/kv_cache.py",
-    "export/models/layers.py",
-    "export/models/target.py",
-    "runtime/bundle/names.py",
-)
 
 
 class ConversionError(RuntimeError):
@@ -43,7 +29,7 @@ class ConversionError(RuntimeError):
 def convert(
     signatures: list[Signature],
     *,
-    cache: Path | None = None,
+    cache: SkeletonCache | None = None,
     workers: int | None = None,
     on_progress: Callable[[str], None] = lambda name: None,
     show_output: bool = False,
@@ -52,29 +38,30 @@ def convert(
 
     Args:
         signatures: with distinct names.
-        cache: folder of earlier results to take from and add to; they depend on configurations, not on weights.
+        cache: earlier results to take from and add to; they depend on configurations, not on weights.
         workers: processes at a time; by default one per core, at most one per two gigabytes of memory.
         on_progress: called with the name of each signature as it is done.
         show_output: let the converter write to standard error instead of to a file.
 
     Raises:
         ConversionError: a worker failed.
+        UserError: a worker was killed, or could not write.
     """
     done: dict[str, bytes] = {}
     missing: list[Signature] = []
     for signature in signatures:
-        kept = cache / f"{_key(signature)}.tflite" if cache else None
-        if kept and kept.exists():
-            done[signature.name] = kept.read_bytes()
+        kept = cache.get(signature) if cache else None
+        if kept is not None:
+            done[signature.name] = kept
             on_progress(signature.name)
         else:
             missing.append(signature)
     if missing:
-        with tempfile.TemporaryDirectory(prefix="gemma-mtp-trace-") as folder:
-            traced = _run_workers(missing, Path(folder), workers or _default_workers(), on_progress, show_output)
+        with scratch_folder("trace") as folder:
+            traced = _run_workers(missing, folder, workers or _default_workers(), on_progress, show_output)
         done.update(traced)
         if cache:
-            _keep(cache, {_key(signature): traced[signature.name] for signature in missing})
+            cache.put(traced, missing)
     return done
 
 
@@ -84,24 +71,6 @@ def _default_workers() -> int:
     except (AttributeError, ValueError):
         memory = 8 << 30
     return max(1, min(os.cpu_count() or 1, memory // (_WORKER_GIGABYTES << 30)))
-
-
-def _key(signature: Signature) -> str:
-    """Hash of everything that a traced signature depends on, this package's code included."""
-    digest = hashlib.sha256(pickle.dumps(signature, protocol=5))
-    for package in _TRACING_PACKAGES:
-        digest.update(f"{package}=={version(package)}".encode())
-    for source in TRACED_SOURCES:
-        digest.update((_ROOT / source).read_bytes())
-    return f"{signature.name}-{digest.hexdigest()[:24]}"
-
-
-def _keep(cache: Path, traced: dict[str, bytes]) -> None:
-    cache.mkdir(parents=True, exist_ok=True)
-    for key, content in traced.items():
-        part = cache / f"{key}.{os.getpid()}.part"
-        part.write_bytes(content)
-        os.replace(part, cache / f"{key}.tflite")
 
 
 def _shares(signatures: list[Signature], workers: int) -> list[list[Signature]]:
@@ -126,31 +95,42 @@ def _run_workers(
             for index, process in enumerate(processes):
                 if process.poll() not in (None, 0):
                     log = "" if show_output else (folder / f"{index}.log").read_text(errors="replace")
-                    tail = "\n".join(log.splitlines()[-15:])
-                    raise ConversionError(f"litert-torch failed (exit code {process.returncode})\n{tail}")
+                    raise _failure(process.returncode, log.splitlines(), folder)
             if exited and waiting:
                 raise ConversionError(f"litert-torch wrote nothing for {', '.join(sorted(waiting))}")
             time.sleep(0.05)
-    return {signature.name: (folder / f"{signature.name}.tflite").read_bytes() for signature in signatures}
+    traced = {signature.name: (folder / f"{signature.name}.tflite").read_bytes() for signature in signatures}
+    for name, content in traced.items():
+        if not holds(content, name):
+            raise ConversionError(f"litert-torch wrote no graph of {name}")
+    return traced
+
+
+def _failure(code: int, log: list[str], folder: Path) -> Exception:
+    """The error for a worker that ended with `code` after writing `log`."""
+    if code == CANNOT_WRITE:
+        return UserError(f"{log[-1] if log else folder} while tracing graphs; free some space, or set TMPDIR elsewhere")
+    if code == -signal.SIGKILL:
+        return UserError("a tracing process was killed, most often for lack of memory; close other programs, try again")
+    tail = "\n".join(log[-15:])
+    return ConversionError(f"litert-torch failed (exit code {code})\n{tail}")
 
 
 @contextlib.contextmanager
 def _started(shares: list[list[Signature]], folder: Path, show_output: bool) -> Iterator[list[subprocess.Popen[bytes]]]:
     """Worker processes, one per share; all are ended when the block is left, however it is left."""
-    # One thread each: tracing does no arithmetic, and idle thread pools get in each other's way.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "LITERT_TORCH_SHOW_PROGRESS": "n"}
-    processes: list[subprocess.Popen[bytes]] = []
-    with contextlib.ExitStack() as logs:
-        try:
-            for index, share in enumerate(shares):
-                task = folder / f"{index}.pickle"
-                task.write_bytes(pickle.dumps(share, protocol=5))
-                log = None if show_output else logs.enter_context((folder / f"{index}.log").open("wb"))
-                command = [sys.executable, "-m", "gemma_mtp.export.graphs.trace", str(task), str(folder)]
-                processes.append(subprocess.Popen(command, stdout=log or sys.stderr, stderr=log, env=environment))
-            yield processes
-        finally:
-            for process in processes:
-                process.kill()
-            for process in processes:
-                process.wait()
+    # One thread each: tracing does no arithmetic, and idle thread pools get in each other's way. What libraries put
+    # among temporary files is removed with the folder.
+    environment = {"OMP_NUM_THREADS": "1", "LITERT_TORCH_SHOW_PROGRESS": "n", "TMPDIR": str(folder)}
+    with contextlib.ExitStack() as stack:
+        processes = []
+        for index, share in enumerate(shares):
+            task = folder / f"{index}.pickle"
+            task.write_bytes(pickle.dumps(share, protocol=5))
+            log = None if show_output else stack.enter_context((folder / f"{index}.log").open("wb"))
+            started = worker(
+                "gemma_mtp.export.graphs.trace", str(task), str(folder),
+                stdout=log or sys.stderr.fileno(), stderr=log, environment=environment,
+            )  # fmt: skip
+            processes.append(stack.enter_context(started))
+        yield processes

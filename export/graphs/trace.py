@@ -19,6 +19,7 @@ from .signatures import Signature, Tensors
 
 WEIGHT_PREFIX = "weights_"
 INPUT_PREFIX = "inputs_"
+CANNOT_WRITE = 74  # Exit code: the last line of standard error has path and reason.
 
 
 class _Entry(torch.nn.Module):
@@ -51,8 +52,13 @@ def trace(signature: Signature) -> bytes:
 def main() -> None:
     source, folder = Path(sys.argv[1]), Path(sys.argv[2])
     for signature in pickle.loads(source.read_bytes()):
+        content = trace(signature)
         written = folder / f"{signature.name}.part"
-        written.write_bytes(trace(signature))
+        try:
+            written.write_bytes(content)
+        except OSError as error:
+            print(f"{written}: {error.strerror}", file=sys.stderr)
+            sys.exit(CANNOT_WRITE)
         os.replace(written, folder / f"{signature.name}.tflite")
 
 

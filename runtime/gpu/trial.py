@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,8 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from ..bundle.flatbuffer import operator_name, pack, parse
+from ..scratch import scratch_folder
+from ..workers import run_worker
 
 _LEFT_OUT = ("odml.cache_update", "odml.runtime_bmm", "odml.rms_norm")
 _ADAPTER = re.compile(r"Selected adapter: (.+)")
@@ -62,20 +63,16 @@ def _try(name: str, content: bytes | memoryview, signature: str) -> Trial:
     inside = sum(len(buffer.data) for buffer in model.buffers if buffer.data is not None)
     if inside > _LARGEST_INSIDE:
         return Trial(name, signature, None, f"{inside:,} bytes of weights lie inside the flatbuffer", left_out, None)
-    with tempfile.TemporaryDirectory(prefix="gemma-mtp-gpu-") as folder:
-        path = Path(folder, "graph.tflite")
+    with scratch_folder("gpu") as folder:
+        path = folder / "graph.tflite"
         _write(model, path)
         try:
-            process = subprocess.run(
-                [sys.executable, "-m", __name__, str(path)],
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False,
-                timeout=60 * _MINUTES,
-            )  # fmt: skip
+            code, log = run_worker(__name__, str(path), environment={"TMPDIR": str(folder)}, timeout=60 * _MINUTES)
         except subprocess.TimeoutExpired:
             return Trial(name, signature, None, f"gave up after {_MINUTES} minutes", left_out, None)
-    found = _ADAPTER.search(process.stdout)
+    found = _ADAPTER.search(log)
     device = found[1] if found else None
-    taken, reason = _outcome(process.returncode, process.stdout)
+    taken, reason = _outcome(code, log)
     return Trial(name, signature, taken, reason, left_out, device)
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
 from typing import Any
+
+from ..scratch import scratch_folder
+from ..workers import run_worker
 
 _ACCEPTANCE = re.compile(r"MTP Drafter - Success rate: ([0-9.e+-]+)")
 # What stands before an error in absl's log: severity, date, time, thread and place.
@@ -35,19 +34,17 @@ def run_child(kind: str, request: dict[str, Any]) -> tuple[dict[str, Any], float
         StockRuntimeError: the runtime failed, or did not report an acceptance rate though it should have.
     """
     bundle = request["bundle"]
-    with tempfile.TemporaryDirectory(prefix="gemma-mtp-stock-") as folder:
-        asked, answered = Path(folder, "request.json"), Path(folder, "result.json")
+    with scratch_folder("stock") as folder:
+        asked, answered = folder / "request.json", folder / "result.json"
         asked.write_text(json.dumps(request), "utf-8")
-        process = subprocess.run(
-            [sys.executable, "-m", __package__ or "", kind, str(asked), str(answered)],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False,
-        )  # fmt: skip
-        if process.returncode or not answered.exists():
-            found, lines = reason(process.stdout)
-            head = f"LiteRT-LM failed on {bundle} (exit code {process.returncode})"
+        # Its own temporary files lie in the folder, and are removed with it however the child ends.
+        code, log = run_worker(__package__ or "", kind, str(asked), str(answered), environment={"TMPDIR": str(folder)})
+        if code or not answered.exists():
+            found, lines = reason(log)
+            head = f"LiteRT-LM failed on {bundle} (exit code {code})"
             raise StockRuntimeError("\n".join([f"{head}: {found}" if found else head, *lines]))
         result = json.loads(answered.read_text("utf-8"))
-    rates = _ACCEPTANCE.findall(process.stdout)
+    rates = _ACCEPTANCE.findall(log)
     if request["speculative"] and not rates:
         raise StockRuntimeError(f"LiteRT-LM ran {bundle} without reporting an acceptance rate; did it draft at all?")
     return result, float(rates[-1]) if request["speculative"] else None
