@@ -25,6 +25,7 @@ from .stages.contract import contract_stage
 from .stages.conversation import conversation_requests, conversation_stage
 from .stages.drafter import Answer, drafter_stage, loop_stage
 from .stages.exactness import exactness_stage
+from .stages.files import files_stage
 from .stages.metadata import CheckpointText, metadata_stage
 from .stages.probe import make_probe
 from .stages.target import Setup, decode_stage, embedders_stage, prefill_stage, run_slots
@@ -32,6 +33,7 @@ from .stages.text import generation_stage, stock_stage
 
 Progress = Callable[[str, str], None]
 STAGES = (
+    "files",
     "contract",
     "metadata",
     "embedders",
@@ -113,6 +115,11 @@ def verify(
         file, oracle.bytes_needed, len(options.prompts), options.as_dict(), {"name": name, **asdict(limits)}
     )
     stages = _Stages(on_progress)
+    with stages.run("files") as stage:
+        if bundle.is_dir():
+            files_stage(stage, inspection.bundle, about["bundle_sha256"])
+        else:
+            stage.skip("everything", "one file was named, not a folder")
     opened = None
     with stages.run("contract") as stage:
         try:
@@ -128,7 +135,7 @@ def verify(
         elif inspection.bundle.llm_metadata is not None:
             metadata_stage(stage, inspection, text)
     if opened is None or stages.by_name["contract"].verdict is Verdict.FAIL:
-        for other in STAGES[2:]:
+        for other in STAGES[STAGES.index("metadata") + 1 :]:
             stages.by_name[other].skip("everything", "the contract does not hold")
     else:
         model = Model(opened, options.threads or default_threads())

@@ -1,9 +1,8 @@
-"""Change a finished .tflite model in place: its weights, constants, graphs. For planting faults."""
+"""Change a finished .tflite model: its weights, constants, graphs. For planting faults."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,12 +15,11 @@ _ALIGNMENT = 64
 
 
 class Surgery:
-    """A model opened for changes; `save` writes it."""
+    """A model's `content` opened for changes; `packed` is the changed one."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._content = bytearray(path.read_bytes())
-        self.model = parse(bytes(self._content))
+    def __init__(self, content: bytes) -> None:
+        self._content = bytearray(content)
+        self.model = parse(content)
 
     def entries(self) -> Iterator[tuple[Any, Any]]:
         """Every signature and its graph."""
@@ -38,7 +36,7 @@ class Surgery:
     def weight_tensors(self, name: str) -> list[Any]:
         """The tensors of all graphs that use a weight; they share its bytes."""
         found = [t for _, graph in self.entries() for t in graph.tensors if t.name == name.encode() and t.buffer]
-        assert found, f"{self.path.name} has no weight {name}"
+        assert found, f"there is no weight {name}"
         return found
 
     def constant(self, graph: Any, index: int) -> np.ndarray | None:
@@ -67,8 +65,8 @@ class Surgery:
         """A signature's entry for one of its outputs."""
         return next(entry for entry in signature.outputs if entry.name == name.encode())
 
-    def save(self) -> None:
-        """Write the model over its file; weights move back if the flatbuffer has grown over them."""
+    def packed(self) -> bytes:
+        """The changed model; weights move back if the flatbuffer has grown over them."""
         external = [buffer for buffer in self.model.buffers if buffer.offset]
         first = min(buffer.offset for buffer in external)
         size = len(pack(self.model))
@@ -77,5 +75,4 @@ class Surgery:
             buffer.offset += moved
         head = pack(self.model)
         assert len(head) <= first + moved
-        self.path.unlink()  # It may be a link to the sound model.
-        self.path.write_bytes(head.ljust(first + moved, b"\0") + self._content[first:])
+        return head.ljust(first + moved, b"\0") + bytes(self._content[first:])
