@@ -1,7 +1,7 @@
 """A part of a file as `bytes` that are mapped, not read: LiteRT's Python interface takes a model in no other form.
 
-CPython keeps the bytes of a `bytes` object right behind its header. So the part of the file is mapped together with the
-page before it, privately, and a header is written at the end of that page: into this process's copy of it, not the file.
+CPython keeps the content of a `bytes` object right behind its header. So the part of the file is mapped together with
+the page before it, privately, and a header is written at the end of that page: into this process's copy of it alone.
 """
 
 from __future__ import annotations
