@@ -204,7 +204,7 @@ FAULTS = {
     "RoPE turned back": Fault(TARGET, _turned_back, "prefill", BOTH),
     "the target's window one wider": Fault(TARGET, graphs.window(1), "prefill"),
     "the target's window one narrower": Fault(TARGET, graphs.window(-1), "prefill"),
-    "a sliding layer masks as a full one": Fault(TARGET, graphs.mask_of_another_kind(1, full=True), "prefill", BOTH),
+    "a sliding layer masks as a full one": Fault(TARGET, graphs.mask_of_another_kind(1, full=True), "prefill"),
     "a full layer masks as a sliding one": Fault(
         TARGET, graphs.mask_of_another_kind(4, full=False), "decode and verify"
     ),
@@ -224,7 +224,7 @@ FAULTS = {
     ),
     "another GELU": Fault(TARGET, graphs.other_gelu, "prefill"),
     "no per-layer input in a layer": Fault(TARGET, graphs.without_per_layer_input(1), "prefill", BOTH),
-    "per-layer projection not scaled": Fault(TARGET, graphs.scaled_constant("MUL", 1.5), "prefill", BOTH),
+    "per-layer projection not scaled": Fault(TARGET, graphs.scaled_constant("MUL", 1.5, 1), "prefill", BOTH),
     "no layer scalar": Fault(TARGET, _no_layer_scalar, "prefill", BOTH),
     "one quantization scale doubled": Fault(TARGET, _wrong_scale, "prefill", ("int8",)),
     "no soft-capping": Fault(TARGET, graphs.scaled_constant("TANH", 1e3), "decode and verify", BOTH),

@@ -50,7 +50,7 @@ def scaled_output(name: str, factor: float) -> Plant:
 
 
 def scaled_constant(kind: str, factor: float, which: int = 0) -> Plant:
-    """The constant of the `which`th product of a kind: `MUL` by a constant, or the ones around a `TANH`."""
+    """The constant of the `which`th `MUL` by one; or of those before and after a `TANH`, whose cap is it."""
 
     def plant(model: Surgery) -> None:
         for _, graph in model.entries():
@@ -135,13 +135,15 @@ def mask_of_another_kind(layer: int, *, full: bool) -> Plant:
         for signature, graph in model.entries():
             equals = model.operators(graph, "EQUAL")
             mask = next(entry.tensorIndex for entry in signature.inputs if entry.name == b"mask")
-            select = model.operators(graph, "SELECT_V2")[1 + layer]  # The first one narrows the mask to the window.
+            selects = model.operators(graph, "SELECT_V2")[1:]  # The first one narrows the mask to the window.
+            if layer >= len(selects):  # A prefill ends with the last cache.
+                continue
             if full:
                 shown = model.tensor_like(graph, equals[0].outputs[0])
                 graph.operators.insert(0, operator_like(equals[0], [mask, equals[0].inputs[1]], [shown]))
             else:
                 shown = equals[0].outputs[0]
-            select.inputs = np.array([shown, *select.inputs[1:]], np.int32)
+            selects[layer].inputs = np.array([shown, *selects[layer].inputs[1:]], np.int32)
 
     return plant
 
