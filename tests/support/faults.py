@@ -218,7 +218,7 @@ FAULTS = {
     "rows written at slot 0": Fault(TARGET, graphs.writes_at_slot_0(), "prefill", BOTH),
     "no query norm": Fault(TARGET, graphs.without_norm("layers.1.self_attn.q_norm.weight"), "prefill", BOTH),
     "no value norm": Fault(TARGET, graphs.without_value_norm(1), "prefill", BOTH),
-    "a norm by 1 + weight": Fault(TARGET, _norm_of_one_plus("layers.1.input_layernorm.weight"), "prefill", BOTH),
+    "a norm by 1 + weight": Fault(TARGET, _norm_of_one_plus("layers.1.input_layernorm.weight"), "prefill"),
     "no norm after the attention": Fault(
         TARGET, graphs.without_norm("layers.1.post_attention_layernorm.weight"), "prefill", BOTH
     ),
