@@ -1,4 +1,4 @@
-"""Open a bundle to run it: its models, tokenizer and metadata, from a .litertlm file or a folder of .tflite files."""
+"""Open a bundle to run it: its models, tokenizer and metadata, all from the .litertlm file."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any
 
 from ..errors import UserError
 from ..text.tokenizer import Tokenizer, read_tokenizer
-from .container import BundleFile
+from .container import BundleFile, Section
 from .contract import Contract, read_contract
-from .model_file import ModelInfo, read_model, read_model_file
+from .mapped import mapped_bytes
+from .model_file import ModelInfo, read_model
 from .names import EMBEDDER, MTP_DRAFTER, PER_LAYER_EMBEDDER, PREFILL_DECODE
 
 _NEEDED = (PREFILL_DECODE, EMBEDDER, PER_LAYER_EMBEDDER, MTP_DRAFTER)
@@ -20,11 +21,10 @@ _NEEDED = (PREFILL_DECODE, EMBEDDER, PER_LAYER_EMBEDDER, MTP_DRAFTER)
 
 @dataclass(frozen=True)
 class ModelSource:
-    """One .tflite model: `path` where it is a file of its own; where it is a section of a bundle, `copy` reads it."""
+    """One .tflite model in a bundle: what it says of itself, and `content`, its bytes, mapped where that can be."""
 
     info: ModelInfo
-    path: Path | None
-    copy: Callable[[], bytes]
+    content: Callable[[], bytes]
     where: str
 
 
@@ -54,17 +54,13 @@ class OpenBundle:
 
 
 def open_bundle(path: Path) -> OpenBundle:
-    """Read a .litertlm file, or a folder of .tflite files beside one: the models then come from the .tflite files.
+    """Read a .litertlm file, or the one in a folder; the .tflite files beside it are not looked at.
 
     Raises:
         UserError: not a bundle, truncated, or without a section, signature or tensor that is needed to run it.
     """
     bundle = BundleFile(bundle_file_in(path))
-    if path.is_dir():
-        models = {file.stem: _from_file(file) for file in sorted(path.glob("*.tflite"))}
-        models = models or _from_sections(bundle)
-    else:
-        models = _from_sections(bundle)
+    models = _models(bundle)
     where = str(path)
     contract = read_contract({name: source.info for name, source in models.items()}, where)
     kind_and_content = bundle.tokenizer()
@@ -89,18 +85,18 @@ def bundle_file_in(path: Path) -> Path:
     return found[0]
 
 
-def _from_file(path: Path) -> ModelSource:
-    return ModelSource(_with_signatures(read_model_file(path), str(path)), path, path.read_bytes, str(path))
-
-
-def _from_sections(bundle: BundleFile) -> dict[str, ModelSource]:
+def _models(bundle: BundleFile) -> dict[str, ModelSource]:
     found: dict[str, ModelSource] = {}
     for name, section in bundle.model_sections().items():
         if name in _NEEDED:
             where = f"{bundle.path} ({name})"
             info = _with_signatures(read_model(bundle.content(section), where), where)
-            found[name] = ModelSource(info, None, partial(bundle.copy, section), where)
+            found[name] = ModelSource(info, partial(_content, bundle, section), where)
     return found
+
+
+def _content(bundle: BundleFile, section: Section) -> bytes:
+    return mapped_bytes(bundle.path, section.begin, section.end) or bundle.copy(section)
 
 
 def _with_signatures(info: ModelInfo, where: str) -> ModelInfo:

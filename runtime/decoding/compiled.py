@@ -35,9 +35,6 @@ def shared_environment() -> Environment:
 def compile_model(source: ModelSource, threads: int) -> CompiledModel:
     """Compile for the CPU on `threads` threads.
 
-    A file is memory-mapped by LiteRT. A section is copied into memory once, as LiteRT's Python interface takes a
-    path or `bytes`.
-
     Raises:
         UserError: LiteRT refuses the model.
     """
@@ -46,19 +43,18 @@ def compile_model(source: ModelSource, threads: int) -> CompiledModel:
     environment = shared_environment()
     with quiet_litert() as output:
         try:
-            if source.path is not None:
-                return CompiledModel.from_file(str(source.path), environment=environment, options=options)
-            return CompiledModel.from_buffer(source.copy(), environment=environment, options=options)
+            return CompiledModel.from_buffer(source.content(), environment=environment, options=options)
         except RuntimeError as error:
             reason = "; ".join(filter(None, (str(error).splitlines()[0], output.reason())))
             raise UserError(f"{source.where}: LiteRT cannot load the model ({reason}); export it again") from error
 
 
 class Graph:
-    """One signature with buffers of its own for every tensor that is no cache."""
+    """One signature with buffers of its own for every tensor that is no cache. `runs` counts its runs."""
 
     def __init__(self, model: CompiledModel, info: SignatureInfo) -> None:
         self.info = info
+        self.runs = 0
         self._model = model
         self._index = model.get_signature_index(info.name)
         # LiteRT's own order, which need not be the flatbuffer's.
@@ -82,6 +78,7 @@ class Graph:
 
     def run(self, inputs: Mapping[str, np.ndarray], read: Caches, written: Caches) -> None:
         """Run on `inputs` and the caches `read`; new cache rows go to `written`, which may be the same buffers."""
+        self.runs += 1
         for name, array in inputs.items():
             self._inputs[name].write(array)
         self._model.run_by_index(

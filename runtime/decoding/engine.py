@@ -48,6 +48,7 @@ class Engine:
             UserError: LiteRT refuses a model.
         """
         self.contract = contract = bundle.contract
+        self._signatures = {name: [s.name for s in source.info.signatures] for name, source in bundle.models.items()}
         self.clock = Stopwatch()
         models = {
             # A lookup is too short to share among threads.
@@ -66,6 +67,16 @@ class Engine:
         self.caches = decode.create_caches()
         # Without param_tensor a graph need not write in place: two banks take turns, as in LiteRT-LM.
         self._spare: Caches | None = None if contract.decode.parameters else decode.create_caches()
+
+    def runs(self, model: str) -> dict[str, int]:
+        """How often each signature of a model has run; 0 for one that this runtime has no use for."""
+        graphs = {
+            PREFILL_DECODE: self._graphs,
+            MTP_DRAFTER: _by_name(self._drafter),
+            EMBEDDER: _by_name(self._embedder),
+            PER_LAYER_EMBEDDER: _by_name(self._per_layer),
+        }[model]
+        return {name: graphs[name].runs if name in graphs else 0 for name in self._signatures.get(model, ())}
 
     def embed(self, tokens: Sequence[int]) -> dict[str, np.ndarray]:
         """Inputs that depend on the tokens only: `embeddings` `[1, T, D]` and, where the target takes them,
@@ -105,6 +116,16 @@ class Engine:
         step = next(step for step in self.contract.verifies if step.tokens >= len(tokens))
         with self.clock.time("verify"):
             return self._run_rows(step, tokens, slot)
+
+    def run_step(self, step: StepSignature, tokens: Sequence[int], slot: int) -> TargetRows | None:
+        """Run `tokens`, at most the signature's, from `slot` on by `step` itself; None from one that returns no logits.
+
+        The signature must end within the caches.
+        """
+        if any(tensor.name == "logits" for tensor in step.info.outputs):
+            return self._run_rows(step, tokens, slot)
+        self._run_target(step, tokens, slot)
+        return None
 
     def fitting_draft(self, wanted: int, slot: int) -> int:
         """The longest draft, at most `wanted`, whose verify pass from `slot` on stays within the caches."""
@@ -182,6 +203,10 @@ class Engine:
             parameters.flat[:3] = slot, end, end
             inputs[step.parameters] = parameters
         return inputs
+
+
+def _by_name(graph: Graph | None) -> dict[str, Graph]:
+    return {graph.info.name: graph} if graph else {}
 
 
 def _mask(visible: np.ndarray, dtype: str) -> np.ndarray:

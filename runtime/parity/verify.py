@@ -29,6 +29,7 @@ from .stages.contract import contract_stage
 from .stages.conversation import conversation_requests, conversation_stage
 from .stages.drafter import Answer, drafter_stage, loop_stage
 from .stages.exactness import exactness_stage
+from .stages.files import files_stage
 from .stages.metadata import CheckpointText, metadata_stage
 from .stages.probe import make_probe
 from .stages.target import Setup, decode_stage, embedders_stage, prefill_stage, run_slots
@@ -37,6 +38,7 @@ from .stages.weights import weights_stage
 
 Progress = Callable[[str, str], None]
 STAGES = (
+    "files",
     "contract",
     "metadata",
     "weights",
@@ -124,6 +126,13 @@ def verify(
     )
     if inspection is None:
         return Report(about, tuple(stages.by_name.values()))
+    with stages.run("files") as stage:
+        if bundle.is_dir():
+            files_stage(stage, inspection.bundle, about["bundle_sha256"])
+        else:
+            stage.skip("the files beside it", "one file was named, not a folder")
+        if text is not None:
+            manifest_checks(stage, inspection, text.sources)
     opened = None
     with stages.run("contract") as stage:
         try:
@@ -138,7 +147,6 @@ def verify(
             stage.skip("everything", "nothing is known of the checkpoint's tokenizer files")
         else:
             metadata_stage(stage, inspection, text, oracle)
-            manifest_checks(stage, inspection, text.sources)
     layout = read_layout(inspection.bundle)
     with stages.run("weights") as stage:
         weights_stage(stage, layout, oracle, lambda detail: stages.tell("weights", detail))

@@ -22,13 +22,21 @@ from gemma_mtp.export.parity import open_oracle, parse_size
 from gemma_mtp.runtime.errors import UserError
 from gemma_mtp.runtime.parity.oracle.oracle import Oracle
 from gemma_mtp.runtime.parity.oracle.reference import draft, target_states
-from gemma_mtp.runtime.parity.report.measures import Agreement, Worst, cosine, kl_divergence, range_error, top_overlap
+from gemma_mtp.runtime.parity.report.measures import (
+    Agreement,
+    Worst,
+    cosine,
+    kl_divergence,
+    range_error,
+    size_error,
+    top_overlap,
+)
 from gemma_mtp.runtime.parity.report.report import Stage, Verdict
 from gemma_mtp.runtime.parity.report.thresholds import THRESHOLDS, read_thresholds, weight_format
 from gemma_mtp.runtime.parity.verify import VerifyOptions, verify
 from gemma_mtp.runtime.text.prompts import Prompt
 from tests.conftest import CONTEXT, DRAFTER, TARGET, WINDOW, BundleOf
-from tests.support.faults import FAULTS, Fault, planted
+from tests.support.faults import FAULTS, Fault, plant, planted
 from tests.support.oracle import run_target
 from tests.support.surgery import Surgery
 
@@ -58,8 +66,7 @@ def verified(bundle_of: BundleOf, prompts_file: Path, tmp_path_factory):
         if name not in made:
             folder = tmp_path_factory.mktemp(name)
             files = ("--json", folder / "parity.json", "--html", folder / "parity.html")
-            bundle = bundle_of(name) / "model.litertlm"
-            arguments = (bundle, *PAIR, "--prompts", prompts_file, "--threads", 2, *files)
+            arguments = (bundle_of(name), *PAIR, "--prompts", prompts_file, "--threads", 2, *files)
             command = [sys.executable, "-m", "gemma_mtp.export.cli", "verify", *map(str, arguments)]
             done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
             assert "LiteRT:" not in done.stderr
@@ -93,7 +100,7 @@ def test_slots_that_matter_are_looked_at(verified) -> None:
 def test_float_bundle_is_exact_to_the_bit_among_its_signatures(verified) -> None:
     for weights in ("small_fp32", "small_int8"):
         stage = next(s for s in verified(weights)[2]["stages"] if s["name"] == "verify against decode")
-        assert [check["value"] for check in stage["checks"]] == [0, 0, "yes"]  # It has one verify length.
+        assert [check["value"] for check in stage["checks"]] == [0, 0, 0, 0, "yes", "yes"]
 
 
 def test_further_verify_lengths_are_compared(check: Command, small_lengths: Path, tmp_path: Path) -> None:
@@ -102,7 +109,7 @@ def test_further_verify_lengths_are_compared(check: Command, small_lengths: Path
     assert code == 0, output
     stages = {stage["name"]: stage["checks"] for stage in json.loads((tmp_path / "parity.json").read_text())["stages"]}
     values = {check["name"]: check["value"] for check in stages["verify against decode"]}
-    assert values["other verify lengths: difference"] == 0
+    assert values["each verify length: difference"] == 0
 
 
 def test_acceptance_is_stock_litert_lms(verified) -> None:
@@ -258,6 +265,8 @@ def test_measures_are_scipys_and_numpys() -> None:
     one, other = generator.normal(size=(2, 50)).astype(np.float32)
     p, q = (np.exp(row) / np.exp(row).sum() for row in (one.astype(np.float64), other.astype(np.float64)))
     assert kl_divergence(one, other) == pytest.approx(stats.entropy(p, q), rel=1e-5)
+    assert size_error(1.1 * one, one) == pytest.approx(0.1, rel=1e-5)
+    assert cosine(1.1 * one, one) == pytest.approx(1)
     assert cosine(one, other) == pytest.approx(np.corrcoef(one - one.mean(), other)[0, 1], abs=0.1)
     assert range_error(one + 0.5, one) == pytest.approx(0.5 / np.ptp(one), rel=1e-5)
     assert range_error(np.full(50, np.nan), one) == float("inf")
@@ -329,8 +338,6 @@ def test_quantized_caches_are_refused(small_fp32: Path, tmp_path: Path, oracle: 
                     graph.tensors[entry.tensorIndex].type = schema.TensorType.INT8
 
     bundle = planted(small_fp32, Fault("prefill_decode", quantize_caches, ""), tmp_path / "quantized")
-    planted_drafter = Surgery(bundle / "mtp_drafter.tflite")
-    quantize_caches(planted_drafter)
-    planted_drafter.save()
+    plant(bundle / "model.litertlm", Fault("mtp_drafter", quantize_caches, ""))
     with pytest.raises(UserError, match="its caches are int8"):
         verify(bundle, oracle, VerifyOptions((Prompt(text="def"),)))

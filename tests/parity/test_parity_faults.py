@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -13,13 +14,18 @@ from rich.table import Table
 
 from gemma_mtp.export.checkpoint.pair import open_pair
 from gemma_mtp.export.parity import open_oracle
+from gemma_mtp.runtime.bundle.container import BundleFile
+from gemma_mtp.runtime.bundle.model_file import read_model
 from gemma_mtp.runtime.decoding.engine import Engine
 from gemma_mtp.runtime.parity.oracle.oracle import Oracle
 from gemma_mtp.runtime.parity.report.report import Report
 from gemma_mtp.runtime.parity.verify import VerifyOptions, verify
 from gemma_mtp.runtime.text.prompts import Prompt
 from tests.conftest import DRAFTER, TARGET, BundleOf, Exports, HeldOutPrompt
-from tests.support.faults import FAULTS, Fault, planted
+from tests.support import graph_faults as graphs
+from tests.support.faults import FAULTS, SIGNATURES, Fault, planted
+from tests.support.faults import TARGET as TARGET_MODEL
+from tests.support.surgery import Surgery
 
 
 @pytest.fixture(scope="module")
@@ -53,15 +59,53 @@ def test_sound_bundle_passes(weights: str, bundle_of: BundleOf, oracle: Oracle, 
     assert weights == "small_int8" or report.near_ties == 0
 
 
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize(("name", "weights"), [(name, w) for name, fault in FAULTS.items() for w in fault.weights])
 def test_fault_is_named(
-    name: str, bundle_of: BundleOf, tmp_path: Path, oracle: Oracle, options: VerifyOptions, found
+    name: str, weights: str, bundle_of: BundleOf, tmp_path: Path, oracle: Oracle, options: VerifyOptions, found
 ) -> None:
     fault: Fault = FAULTS[name]
-    sound = bundle_of(f"small_{fault.weights}")
-    report = verify(planted(sound, fault, tmp_path / "faulty"), oracle, options)
-    found[name] = (fault.stage, report)
+    report = verify(planted(bundle_of(f"small_{weights}"), fault, tmp_path / "faulty"), oracle, options)
+    found[f"{name} ({weights})"] = (fault.stage, report)
     assert report.first_failure == fault.stage, report.summary()
+
+
+@pytest.fixture(scope="module")
+def signatures(exports: Exports) -> Path:
+    """A bundle with several prefill and verify lengths."""
+    return exports("small-signatures", prefill=(16, 32), verify_lengths=(2, 8))
+
+
+def test_all_signatures_are_tried(signatures: Path) -> None:
+    bundle = BundleFile(signatures / "model.litertlm")
+    target = read_model(bundle.content(bundle.model_sections()["prefill_decode"]), "target")
+    assert {signature.name for signature in target.signatures} == SIGNATURES.keys()
+
+
+@pytest.mark.parametrize("change", ["window", "slot 0"])
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_fault_in_one_signature_alone_is_named(
+    name: str, change: str, signatures: Path, tmp_path: Path, oracle: Oracle, options: VerifyOptions, found
+) -> None:
+    plant = graphs.window(1, name) if change == "window" else graphs.writes_at_slot_0(name)
+    report = verify(planted(signatures, Fault(TARGET_MODEL, plant, ""), tmp_path / "faulty"), oracle, options)
+    found[f"{change} in {name} alone"] = (SIGNATURES[name], report)
+    assert report.first_failure == SIGNATURES[name], report.summary()
+
+
+def test_signature_that_never_runs_is_named(small_fp32: Path, tmp_path: Path, oracle: Oracle, options, found) -> None:
+    def plant(model: Surgery) -> None:
+        model.model.signatureDefs.append(copy.copy(model.model.signatureDefs[0]))
+        model.model.signatureDefs[-1].signatureKey = b"further"
+
+    for model, stage in (
+        ("embedder", "embedders"),
+        ("mtp_drafter", "drafter"),
+        (TARGET_MODEL, "verify against decode"),
+    ):
+        report = verify(planted(small_fp32, Fault(model, plant, ""), tmp_path / model), oracle, options)
+        found[f"a further signature of {model}"] = (stage, report)
+        assert report.first_failure == stage, report.summary()
+        assert f"{model}'s further was not" in report.summary()
 
 
 def test_fewer_clusters_are_named(exports: Exports, tmp_path: Path, oracle: Oracle, options, found) -> None:

@@ -20,7 +20,7 @@ from gemma_mtp.runtime.parity.stages.weights import weights_stage
 from gemma_mtp.runtime.parity.verify import STAGES
 from tests.conftest import DRAFTER, TARGET, BundleOf, Exports
 from tests.small_pair import chat_adapter
-from tests.support.sections import Sections, with_sections
+from tests.support.in_place import Sections, with_sections
 
 ADAPTER = Path(chat_adapter.__file__).parent
 ROWS, SCALES = "clustered_head.rows", "clustered_head.scales"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,30 +11,38 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from tests.support.surgery import Surgery
+from tests.support import graph_faults as graphs
+from tests.support.sections import replace_model, section_content
+from tests.support.surgery import Surgery, operator_like
 
-TARGET, DRAFTER, EMBEDDER = "prefill_decode", "mtp_drafter", "embedder"
+TARGET, DRAFTER = "prefill_decode", "mtp_drafter"
+EMBEDDER, PER_LAYER = "embedder", "per_layer_embedder"
+BOTH = ("fp32", "int8")
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A change to one model of a bundle of `weights`, and the stage that must name it."""
+    """A change to one model of a bundle, the stage that must name it, and the weight formats in which it does."""
 
     model: str
     plant: Callable[[Surgery], None]
     stage: str
-    weights: str = "fp32"
+    weights: tuple[str, ...] = ("fp32",)
 
 
 def planted(sound: Path, fault: Fault, folder: Path) -> Path:
-    """A copy of the export `sound` in the new `folder`, with the fault in it."""
+    """A new `folder` with the bundle of the export `sound` and the fault in it, and nothing else."""
     folder.mkdir()
-    for file in sound.iterdir():
-        os.link(file, folder / file.name)
-    surgery = Surgery(folder / f"{fault.model}.tflite")
-    fault.plant(surgery)
-    surgery.save()
+    bundle = Path(shutil.copyfile(sound / "model.litertlm", folder / "model.litertlm"))
+    plant(bundle, fault)
     return folder
+
+
+def plant(bundle: Path, fault: Fault) -> None:
+    """Put the fault into the model's section of `bundle`."""
+    surgery = Surgery(section_content(bundle, fault.model))
+    fault.plant(surgery)
+    replace_model(bundle, fault.model, surgery.packed())
 
 
 def _transposed(name: str) -> Callable[[Surgery], None]:
@@ -94,15 +102,6 @@ def _later_position(model: Surgery) -> None:
         rope[:-1] = rope[1:].copy()
 
 
-def _window(change: int) -> Callable[[Surgery], None]:
-    def plant(model: Surgery) -> None:
-        for _, graph in model.entries():
-            for less in model.operators(graph, "LESS"):
-                model.set_constant(graph, less.inputs[1], model.constant(graph, less.inputs[1]) + np.int32(change))
-
-    return plant
-
-
 def _earlier_cache(model: Surgery) -> None:
     """The drafter reads the sliding layer before the last one with a cache."""
     for signature, _ in model.entries():
@@ -114,17 +113,6 @@ def _earlier_cache(model: Surgery) -> None:
 
 def _no_layer_scalar(model: Surgery) -> None:
     model.weight("layers.1.layer_scalar")[:] = 1
-
-
-def _no_softcapping(model: Surgery) -> None:
-    """tanh(x / cap) * cap with a cap so large that it does nothing."""
-    for _, graph in model.entries():
-        for tanh in model.operators(graph, "TANH"):
-            before = model.producer(graph, tanh.inputs[0])
-            after = next(operator for operator in graph.operators if int(tanh.outputs[0]) in map(int, operator.inputs))
-            for operator, factor in ((before, 1e-3), (after, 1e3)):
-                value = model.constant(graph, operator.inputs[1])
-                model.set_constant(graph, operator.inputs[1], value * np.float32(factor))
 
 
 def _no_embedding_scale(model: Surgery) -> None:
@@ -156,28 +144,14 @@ def _mask_without_the_newest(model: Surgery, only: str = "") -> None:
         distance = model.operators(graph, "SUB")[0]
         positions, columns = distance.inputs
         less, select = model.operators(graph, "LESS")[0], model.operators(graph, "SELECT_V2")[0]
-        is_before, narrowed = len(graph.tensors), len(graph.tensors) + 1
-        for source in (less.outputs[0], select.outputs[0]):
-            tensor = schema.TensorT()
-            like = graph.tensors[int(source)]
-            tensor.shape, tensor.type, tensor.buffer, tensor.name = like.shape, like.type, 0, like.name + b"'"
-            graph.tensors.append(tensor)
-        for operator in graph.operators:
-            operator.inputs = np.array([narrowed if int(i) == mask else i for i in operator.inputs], np.int32)
+        is_before, narrowed = (model.tensor_like(graph, operator.outputs[0]) for operator in (less, select))
+        model.rewire(graph, mask, narrowed, output=False)
         new = [
-            _like(less, [columns, positions], [is_before]),
-            _like(select, [is_before, mask, select.inputs[2]], [narrowed]),
+            operator_like(less, [columns, positions], [is_before]),
+            operator_like(select, [is_before, mask, select.inputs[2]], [narrowed]),
         ]
         at = graph.operators.index(distance)
         graph.operators[at:at] = new
-
-
-def _like(operator: Any, inputs: list[Any], outputs: list[int]) -> Any:
-    copy = schema.OperatorT()
-    copy.opcodeIndex = operator.opcodeIndex
-    copy.builtinOptionsType, copy.builtinOptions = operator.builtinOptionsType, operator.builtinOptions
-    copy.inputs, copy.outputs = np.array(inputs, np.int32), np.array(outputs, np.int32)
-    return copy
 
 
 def _wrong_scale(model: Surgery) -> None:
@@ -188,28 +162,101 @@ def _wrong_scale(model: Surgery) -> None:
         tensor.quantization.scale = scales
 
 
-def _one_prefill_without_the_newest(model: Surgery) -> None:
-    _mask_without_the_newest(model, "prefill_8")
+def _scaled_weight(name: str, factor: float) -> Callable[[Surgery], None]:
+    def plant(model: Surgery) -> None:
+        model.weight(name)[:] *= np.float32(factor)
+
+    return plant
+
+
+def _norm_of_one_plus(name: str) -> Callable[[Surgery], None]:
+    """The weight is added to 1, as in earlier families."""
+
+    def plant(model: Surgery) -> None:
+        model.weight(name)[:] += 1
+
+    return plant
+
+
+def _rolled(name: str, axis: int, share: int) -> Callable[[Surgery], None]:
+    """Rows or columns moved on by a `share`th of them."""
+
+    def plant(model: Surgery) -> None:
+        weight = model.weight(name)
+        weight[:] = np.roll(weight, weight.shape[axis] // share, axis)
+
+    return plant
+
+
+def _turned_back(model: Surgery) -> None:
+    """RoPE in the other direction; query and key still agree with each other."""
+    for table in ("rope.sliding", "rope.full"):
+        rope = model.weight(table)
+        rope[:, rope.shape[1] // 2 :] *= -1
 
 
 FAULTS = {
-    "a transposed weight": Fault(TARGET, _transposed("layers.1.self_attn.q_proj.weight"), "prefill"),
-    "two swapped layers": Fault(TARGET, _swapped_layers(1, 2), "prefill"),
+    "a transposed weight": Fault(TARGET, _transposed("layers.1.self_attn.q_proj.weight"), "prefill", BOTH),
+    "two swapped layers": Fault(TARGET, _swapped_layers(1, 2), "prefill", BOTH),
     "another RMSNorm epsilon": Fault(TARGET, _epsilon, "prefill"),
-    "another RoPE base": Fault(TARGET, _rope("rope.sliding", 32, 11_000.0), "prefill"),
-    "another partial rotary factor": Fault(TARGET, _rope("rope.full", 16, 1e6), "prefill"),
-    "the target's window one wider": Fault(TARGET, _window(1), "prefill"),
-    "the target's window one narrower": Fault(TARGET, _window(-1), "prefill"),
-    "a mask without the newest token": Fault(TARGET, _mask_without_the_newest, "prefill"),
-    "no layer scalar": Fault(TARGET, _no_layer_scalar, "prefill"),
-    "one quantization scale doubled": Fault(TARGET, _wrong_scale, "prefill", "int8"),
-    "no soft-capping": Fault(TARGET, _no_softcapping, "decode and verify"),
-    "activations before the norm": Fault(TARGET, _activations_before_the_norm, "decode and verify"),
-    "one prefill without the newest token": Fault(TARGET, _one_prefill_without_the_newest, "verify against decode"),
-    "no embedding scale": Fault(EMBEDDER, _no_embedding_scale, "embedders"),
-    "the cache of an earlier layer": Fault(DRAFTER, _earlier_cache, "contract"),
-    "the drafter's window one wider": Fault(DRAFTER, _window(1), "drafter"),
-    "the drafter's window one narrower": Fault(DRAFTER, _window(-1), "drafter"),
-    "shuffled token_ordering": Fault(DRAFTER, _shuffled_ordering, "drafter"),
+    "another RoPE base": Fault(TARGET, _rope("rope.sliding", 32, 11_000.0), "prefill", BOTH),
+    "another partial rotary factor": Fault(TARGET, _rope("rope.full", 16, 1e6), "prefill", BOTH),
+    "RoPE turned back": Fault(TARGET, _turned_back, "prefill", BOTH),
+    "the target's window one wider": Fault(TARGET, graphs.window(1), "prefill"),
+    "the target's window one narrower": Fault(TARGET, graphs.window(-1), "prefill"),
+    "a sliding layer masks as a full one": Fault(TARGET, graphs.mask_of_another_kind(1, full=True), "prefill"),
+    "a full layer masks as a sliding one": Fault(
+        TARGET, graphs.mask_of_another_kind(4, full=False), "decode and verify"
+    ),
+    "a mask without the newest token": Fault(TARGET, _mask_without_the_newest, "prefill", BOTH),
+    "scores divided by the head's root": Fault(TARGET, graphs.scaled_scores(32**-0.5), "prefill", BOTH),
+    "a layer over another one's cache": Fault(TARGET, graphs.cache_of_another_layer(2, 1), "prefill", BOTH),
+    "a sharing layer over another one's cache": Fault(
+        TARGET, graphs.cache_of_another_layer(7, 2), "decode and verify", BOTH
+    ),
+    "keys where values belong": Fault(TARGET, graphs.keys_as_values(1), "prefill", BOTH),
+    "rows written at slot 0": Fault(TARGET, graphs.writes_at_slot_0(), "prefill", BOTH),
+    "no query norm": Fault(TARGET, graphs.without_norm("layers.1.self_attn.q_norm.weight"), "prefill", BOTH),
+    "no value norm": Fault(TARGET, graphs.without_value_norm(1), "prefill", BOTH),
+    "a norm by 1 + weight": Fault(TARGET, _norm_of_one_plus("layers.1.input_layernorm.weight"), "prefill"),
+    "no norm after the attention": Fault(
+        TARGET, graphs.without_norm("layers.1.post_attention_layernorm.weight"), "prefill", BOTH
+    ),
+    "another GELU": Fault(TARGET, graphs.other_gelu, "prefill"),
+    "no per-layer input in a layer": Fault(TARGET, graphs.without_per_layer_input(1), "prefill", BOTH),
+    "no layer scalar": Fault(TARGET, _no_layer_scalar, "prefill", BOTH),
+    "one quantization scale doubled": Fault(TARGET, _wrong_scale, "prefill", ("int8",)),
+    "no soft-capping": Fault(TARGET, graphs.scaled_constant("TANH", 1e3), "decode and verify", BOTH),
+    "soft-capping at a half more": Fault(TARGET, graphs.scaled_constant("TANH", 1.5), "decode and verify"),
+    "the last norm 1.1 times": Fault(TARGET, _scaled_weight("norm.weight", 1.1), "decode and verify", BOTH),
+    "activations before the norm": Fault(TARGET, _activations_before_the_norm, "decode and verify", BOTH),
+    "activations 1.1 times": Fault(TARGET, graphs.scaled_output("activations", 1.1), "decode and verify", BOTH),
+    "logits 1.1 times": Fault(TARGET, graphs.scaled_output("logits", 1.1), "decode and verify", BOTH),
+    "verify's logits one row later": Fault(TARGET, graphs.later_logits("verify"), "decode and verify", BOTH),
+    "no embedding scale": Fault(EMBEDDER, _no_embedding_scale, "embedders", BOTH),
+    "embeddings 1.01 times": Fault(EMBEDDER, graphs.scaled_constant("MUL", 1.01), "embedders", BOTH),
+    "no per-layer embedding scale": Fault(PER_LAYER, _no_embedding_scale, "embedders", BOTH),
+    "the cache of an earlier layer": Fault(DRAFTER, _earlier_cache, "contract", BOTH),
+    "the drafter's window one wider": Fault(DRAFTER, graphs.window(1), "drafter"),
+    "the drafter's window one narrower": Fault(DRAFTER, graphs.window(-1), "drafter"),
+    "shuffled token_ordering": Fault(DRAFTER, _shuffled_ordering, "drafter", BOTH),
+    "centroids of other clusters": Fault(DRAFTER, _rolled("masked_embedding.centroids.weight", 0, 2), "drafter", BOTH),
+    "activation before embedding": Fault(DRAFTER, _rolled("pre_projection.weight", 1, 2), "drafter", BOTH),
     "the drafter one position later": Fault(DRAFTER, _later_position, "drafter"),
+    "no query norm in the drafter": Fault(
+        DRAFTER, graphs.without_norm("layers.1.self_attn.q_norm.weight"), "drafter", BOTH
+    ),
+    "projected activations 1.1 times": Fault(
+        DRAFTER, graphs.scaled_output("projected_activations", 1.1), "drafter", BOTH
+    ),
+}
+# In one signature of several alone: every other one is sound. The probe's plan runs the longest prefill.
+SIGNATURES = {
+    "prefill_8": "verify against decode",
+    "prefill_16": "verify against decode",
+    "prefill_32": "prefill",
+    "decode": "decode and verify",
+    "verify": "decode and verify",
+    "verify_3": "verify against decode",
+    "verify_9": "verify against decode",
 }

@@ -1,61 +1,53 @@
-"""Faults planted into the models inside a .litertlm file, in place: every byte else stays where it is."""
+"""Replace a section of a finished .litertlm file. For planting faults where they ship."""
 
 from __future__ import annotations
 
-import mmap
-import shutil
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+from litert_lm_builder import litertlm_core
+from litert_lm_builder import litertlm_header_schema_py_generated as header_schema
 
-from gemma_mtp.runtime.bundle.constants import Constant, read_constants
-from gemma_mtp.runtime.bundle.container import BundleFile
+from gemma_mtp.runtime.bundle.container import BundleFile, Section
 
-
-class Sections:
-    """The bytes of a bundle's models, to be changed."""
-
-    def __init__(self, bundle: Path) -> None:
-        self.bundle = BundleFile(bundle)
-        self._constants: dict[str, tuple[Constant, ...]] = {}
-        with bundle.open("r+b") as file:
-            self.content = mmap.mmap(file.fileno(), 0)
-
-    def constants(self, model: str) -> tuple[Constant, ...]:
-        """All constants of a model."""
-        if model not in self._constants:
-            content = self.bundle.content(self.bundle.model_sections()[model])
-            self._constants[model] = read_constants(content, model).constants
-        return self._constants[model]
-
-    def constant(self, model: str, name: str) -> Constant:
-        """The weight called `name`, which all signatures use alike."""
-        (found,) = [constant for constant in self.constants(model) if constant.name == name]
-        return found
-
-    def weight(self, model: str, name: str) -> np.ndarray:
-        """Stored numbers in their shape; a view that changes the file."""
-        constant = self.constant(model, name)
-        return self.view(model, constant.place, constant.dtype).reshape(constant.shape)
-
-    def scales(self, model: str, name: str) -> list[np.ndarray]:
-        """A weight's scales, once for each tensor that has them; views that change the file."""
-        constant = self.constant(model, name)
-        places = [place for place in constant.parameters if place[1] - place[0] == 4 * constant.shape[0]]
-        return [self.view(model, place, "float32") for place in places]
-
-    def view(self, model: str, place: tuple[int, int], dtype: str) -> np.ndarray:
-        """Bytes of a model as numbers."""
-        begin = self.bundle.model_sections()[model].begin
-        size = (place[1] - place[0]) // np.dtype(dtype).itemsize
-        return np.frombuffer(self.content, dtype, size, begin + place[0])
+_BEGIN_FIELD, _END_FIELD = 6, 8  # Of the header's `SectionObject`, in its flatbuffer's table.
+_HEADER = litertlm_core.HEADER_BEGIN_BYTE_OFFSET
 
 
-def with_sections(sound: Path, change: Callable[[Sections], None], folder: Path) -> Path:
-    """A copy of the bundle `sound` in `folder`, changed in place."""
-    bundle = Path(shutil.copyfile(sound, folder / "model.litertlm"))
-    sections = Sections(bundle)
-    change(sections)
-    sections.content.flush()
-    return bundle
+def section_content(bundle: Path, model_type: str) -> bytes:
+    """The .tflite model of a type in `bundle`."""
+    opened = BundleFile(bundle)
+    return bytes(opened.content(opened.model_sections()[model_type]))
+
+
+def replace_model(bundle: Path, model_type: str, content: bytes) -> None:
+    """Put `content` in place of the .tflite model of a type."""
+    replace_section(bundle, BundleFile(bundle).model_sections()[model_type], content)
+
+
+def replace_section(bundle: Path, section: Section, content: bytes) -> None:
+    """Put `content` in place of `section`; the sections behind it move, and the header says where they are then.
+
+    A new file takes the old one's place: other links to the old one keep its content.
+    """
+    sections = BundleFile(bundle).sections
+    at = sections.index(section)
+    before = bundle.read_bytes()
+    after = bytearray(before[: section.begin] + content)
+    places = [(kept.begin, kept.end) for kept in sections[:at]] + [(section.begin, section.begin + len(content))]
+    for moved in sections[at + 1 :]:
+        after += bytes(-len(after) % litertlm_core.BLOCK_SIZE)
+        places.append((len(after), len(after) + moved.size))
+        after += before[moved.begin : moved.end]
+    _set_places(after, places)
+    bundle.unlink()
+    bundle.write_bytes(after)
+
+
+def _set_places(content: bytearray, places: list[tuple[int, int]]) -> None:
+    header: Any = header_schema.LiteRTLMMetaData.GetRootAs(bytes(content[_HEADER : places[0][0]]), 0)
+    for index, place in enumerate(places):
+        table = header.SectionMetadata().Objects(index)._tab
+        for field, value in zip((_BEGIN_FIELD, _END_FIELD), place, strict=True):
+            start = _HEADER + table.Pos + table.Offset(field)
+            content[start : start + 8] = value.to_bytes(8, "little")

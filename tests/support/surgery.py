@@ -1,27 +1,25 @@
-"""Change a finished .tflite model in place: its weights, constants, graphs. For planting faults."""
+"""Change a finished .tflite model: its weights, constants, graphs. For planting faults."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from gemma_mtp.runtime.bundle.flatbuffer import operator_code, pack, parse
+from gemma_mtp.runtime.bundle.flatbuffer import operator_code, operator_name, pack, parse
 
 _DTYPES = {schema.TensorType.FLOAT32: np.float32, schema.TensorType.INT32: np.int32, schema.TensorType.INT8: np.int8}
 _ALIGNMENT = 64
 
 
 class Surgery:
-    """A model opened for changes; `save` writes it."""
+    """A model's `content` opened for changes; `packed` is the changed one."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._content = bytearray(path.read_bytes())
-        self.model = parse(bytes(self._content))
+    def __init__(self, content: bytes) -> None:
+        self._content = bytearray(content)
+        self.model = parse(content)
 
     def entries(self) -> Iterator[tuple[Any, Any]]:
         """Every signature and its graph."""
@@ -38,7 +36,7 @@ class Surgery:
     def weight_tensors(self, name: str) -> list[Any]:
         """The tensors of all graphs that use a weight; they share its bytes."""
         found = [t for _, graph in self.entries() for t in graph.tensors if t.name == name.encode() and t.buffer]
-        assert found, f"{self.path.name} has no weight {name}"
+        assert found, f"there is no weight {name}"
         return found
 
     def constant(self, graph: Any, index: int) -> np.ndarray | None:
@@ -67,8 +65,49 @@ class Surgery:
         """A signature's entry for one of its outputs."""
         return next(entry for entry in signature.outputs if entry.name == name.encode())
 
-    def save(self) -> None:
-        """Write the model over its file; weights move back if the flatbuffer has grown over them."""
+    def composites(self, graph: Any, name: str) -> list[Any]:
+        """All operators of a composite kind."""
+        return [operator for operator in graph.operators if operator_name(self.model, operator) == name]
+
+    def rewire(self, graph: Any, old: int, new: int, *, output: bool = True) -> None:
+        """Let everything that takes tensor `old` take `new`; with `output`, the graph and its signature as well."""
+        for operator in graph.operators:
+            if int(new) not in map(int, operator.outputs):
+                operator.inputs = np.array([new if int(i) == int(old) else i for i in operator.inputs], np.int32)
+        if output:
+            graph.outputs = np.array([new if int(i) == int(old) else i for i in graph.outputs], np.int32)
+            for signature, other in self.entries():
+                for entry in signature.outputs if other is graph else ():
+                    entry.tensorIndex = int(new) if entry.tensorIndex == int(old) else entry.tensorIndex
+
+    def scale(self, graph: Any, index: int, factor: float) -> None:
+        """Multiply a computed tensor by `factor` before anything takes it."""
+        like = self.operators(graph, "MUL")[0]
+        factors = self.constant_tensor(graph, np.full(1, factor, np.float32))
+        scaled = self.tensor_like(graph, index)
+        producer = self.producer(graph, index)
+        self.rewire(graph, index, scaled)
+        product = operator_like(like, [index, factors], [scaled])
+        graph.operators.insert(graph.operators.index(producer) + 1, product)
+
+    def constant_tensor(self, graph: Any, values: np.ndarray) -> int:
+        """A new constant."""
+        tensor = schema.TensorT()
+        tensor.shape, tensor.name = np.array(values.shape, np.int32), b"planted"
+        tensor.type = next(code for code, dtype in _DTYPES.items() if dtype == values.dtype)
+        graph.tensors.append(tensor)
+        self.set_constant(graph, len(graph.tensors) - 1, values)
+        return len(graph.tensors) - 1
+
+    def tensor_like(self, graph: Any, index: int) -> int:
+        """A new computed tensor of the shape and type of another."""
+        like, tensor = graph.tensors[int(index)], schema.TensorT()
+        tensor.shape, tensor.type, tensor.buffer, tensor.name = like.shape, like.type, 0, like.name + b"'"
+        graph.tensors.append(tensor)
+        return len(graph.tensors) - 1
+
+    def packed(self) -> bytes:
+        """The changed model; weights move back if the flatbuffer has grown over them."""
         external = [buffer for buffer in self.model.buffers if buffer.offset]
         first = min(buffer.offset for buffer in external)
         size = len(pack(self.model))
@@ -77,5 +116,13 @@ class Surgery:
             buffer.offset += moved
         head = pack(self.model)
         assert len(head) <= first + moved
-        self.path.unlink()  # It may be a link to the sound model.
-        self.path.write_bytes(head.ljust(first + moved, b"\0") + self._content[first:])
+        return head.ljust(first + moved, b"\0") + bytes(self._content[first:])
+
+
+def operator_like(like: Any, inputs: list[Any], outputs: list[int]) -> Any:
+    """An operator of the kind and with the options of another."""
+    copy = schema.OperatorT()
+    copy.opcodeIndex = like.opcodeIndex
+    copy.builtinOptionsType, copy.builtinOptions = like.builtinOptionsType, like.builtinOptions
+    copy.inputs, copy.outputs = np.array(inputs, np.int32), np.array(outputs, np.int32)
+    return copy

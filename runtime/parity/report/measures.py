@@ -35,6 +35,11 @@ def cosine(ours: np.ndarray, theirs: np.ndarray) -> float:
     return float(ours @ theirs) / scale if scale > 0 else 0.0
 
 
+def size_error(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """How far the norm of `ours` over that of `theirs` is from 1: what a cosine does not see."""
+    return abs(float(np.linalg.norm(ours)) / max(float(np.linalg.norm(theirs)), 1e-30) - 1)
+
+
 def kl_divergence(theirs: np.ndarray, ours: np.ndarray) -> float:
     """KL(theirs || ours) of the distributions that two rows of logits give, in nats."""
     p, q = _log_softmax(theirs), _log_softmax(ours)

@@ -34,6 +34,9 @@ class Thresholds:
         clusters: least share of the oracle's chosen clusters that the bundle chose as well, over all steps.
         draft_top1: least share of draft steps with the same token.
         draft_wrong: `wrong` for draft steps: another choice of clusters can hide the best token.
+        cache_size, logits_size, activations_size, draft_activations_size: how far the norm of a cache tensor, of a
+            position's logits, activations or projected activations may be from the oracle's, as a share of it: a factor
+            changes neither a cosine nor a choice.
         bits: bound on what a kernel may differ between decode, verify and prefill of the same tokens; zero is expected
             and said where it is not met.
         acceptance: largest difference of the acceptance rate from the oracle's, in drafted tokens.
@@ -55,6 +58,10 @@ class Thresholds:
     clusters: float
     draft_top1: float
     draft_wrong: float
+    cache_size: float
+    logits_size: float
+    activations_size: float
+    draft_activations_size: float
     bits: float
     acceptance: float
 
@@ -79,6 +86,10 @@ THRESHOLDS = {
         clusters=0.99,
         draft_top1=0.99,
         draft_wrong=0.0,
+        cache_size=1e-5,  # Measured 8e-8, as the next three at most 5e-7.
+        logits_size=1e-5,
+        activations_size=1e-5,
+        draft_activations_size=1e-5,
         bits=1e-5,  # Measured 0.
         acceptance=0.01,
     ),
@@ -102,6 +113,10 @@ THRESHOLDS = {
         clusters=0.9,  # Measured 0.987.
         draft_top1=0.9,  # Measured 0.98.
         draft_wrong=0.03,  # Measured 0.
+        cache_size=0.01,  # Measured 2e-4: rounding errors of many elements cancel in a norm.
+        logits_size=0.05,  # Measured 0.013.
+        activations_size=0.02,  # Measured 9e-4.
+        draft_activations_size=0.03,  # Measured 0.006.
         bits=1e-5,  # Measured 0: decode, verify and prefill quantize each token's activations by themselves.
         acceptance=0.05,  # Measured 0.004.
     ),

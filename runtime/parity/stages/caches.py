@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from ...bundle.names import key_name, value_name
@@ -22,6 +24,15 @@ def read_rows(engine: Engine, layer: int, first: int, last: int) -> KeyValue:
     """
     key, value = (engine.read_cache(name) for name in cache_names(layer))
     return key[0, :, first:last], value[0, :, :, first:last].swapaxes(1, 2)
+
+
+def clear_rows(engine: Engine, layers: Iterable[int], first: int, last: int) -> None:
+    """Put zeros into slots `first`..`last - 1` of the layers' caches, so that rows found there are rows written."""
+    for layer in layers:
+        for name, axis in zip(cache_names(layer), (2, 3), strict=True):
+            whole = engine.read_cache(name)
+            whole.swapaxes(2, axis)[:, :, first:last] = 0
+            engine.write_cache(name, whole)
 
 
 def write_rows(engine: Engine, layer: int, rows: KeyValue) -> None:

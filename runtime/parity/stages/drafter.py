@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from ...bundle.names import MTP_DRAFTER
 from ...decoding.engine import Engine
 from ...decoding.generation import Generation
 from ..oracle.oracle import DraftStep, Oracle, TargetPass
-from ..report.measures import Agreement, Worst, cosine, range_error
+from ..report.measures import Agreement, Worst, cosine, range_error, size_error
 from ..report.report import Stage
 from .caches import write_rows
-from .target import Setup
+from .target import Setup, never_run
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def drafter_stage(stage: Stage, setup: Setup) -> None:
     """Draft steps at every slot of the probe, each fed what the oracle was fed."""
     engine, probe, limits = setup.engine, setup.probe, setup.limits
     give_oracles_caches(engine, setup.oracle, setup.truth)
-    error, cosines = Worst(), Worst(low=True)
+    error, cosines, sizes = Worst(), Worst(low=True), Worst()
     agreement = Agreement(limits.near_tie)
     chosen = common = recalled = 0
     clustered = True
@@ -57,17 +58,20 @@ def drafter_stage(stage: Stage, setup: Setup) -> None:
             if both.any():
                 error.add(range_error(logits[both], step.dense_logits[both]), where)
             cosines.add(cosine(projected, step.activation), where)
+            sizes.add(size_error(projected, step.activation), where)
             best = step.token if clustered else int(step.dense_logits.argmax())
             agreement.add(int(logits.argmax()), best, step.dense_logits, where)
             recalled += int(theirs[step.dense_logits.argmax()])
             token, activation = step.token, step.activation
     stage.at_least("projected activations: cosine", cosines.value or 0.0, limits.draft_activations, cosines.where)
+    stage.at_most("projected activations: size", sizes.value or 0.0, limits.draft_activations_size, sizes.where)
     stage.at_most("logits of scored tokens: error", error.value or 0.0, limits.draft_logits, error.where)
     if clustered:
         stage.at_least("chosen clusters in common", common / max(chosen, 1), limits.clusters)
     else:
         stage.skip("chosen clusters in common", "the bundle's drafter has a dense head")
     stage.agrees("same token (top-1)", agreement, limits.draft_top1, limits.draft_wrong)
+    stage.holds("every signature was run", never_run(engine, MTP_DRAFTER))
     stage.note("steps compared", float(agreement.total))
     stage.note("best token of all is in a chosen cluster", recalled / max(agreement.total, 1))
 
