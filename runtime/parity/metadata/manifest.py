@@ -74,7 +74,9 @@ def source_problems(found: Any, given: Mapping[str, Any]) -> Iterator[str]:
         if not isinstance(entry, Mapping):
             yield f"the manifest names no {role}"
             continue
-        yield from _hash_problems(role, entry.get("sha256"), source["sha256"])
+        for key in ("sha256", "text_sha256"):
+            if key in source:
+                yield from _hash_problems(role, entry.get(key), source[key])
         adapters, expected = entry.get("adapters") or [], source.get("adapters") or []
         if not isinstance(adapters, list) or not all(isinstance(adapter, Mapping) for adapter in adapters):
             yield f"{role}: the manifest's adapters cannot be read"
