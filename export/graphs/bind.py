@@ -136,13 +136,13 @@ def _new_slot(model: Any, weight: Weight, recipe: Recipe) -> _Slot:
 
 
 def _set_scales(tensors: list[Any], scales: np.ndarray) -> None:
-    quantization: Any = schema.QuantizationParametersT()
-    quantization.scale = scales
-    quantization.zeroPoint = np.zeros(len(scales), dtype=np.int64)
-    quantization.quantizedDimension = 0
+    """In place where a tensor is quantized already: what is gathered from a table shares the table's quantization."""
     for tensor in tensors:
+        quantization: Any = tensor.quantization or schema.QuantizationParametersT()
+        quantization.scale = scales
+        quantization.zeroPoint = np.zeros(len(scales), dtype=np.int64)
+        quantization.quantizedDimension = 0
         tensor.quantization = quantization
-
 
 def _write_scales(file: BinaryIO, slot: _Slot, scales: np.ndarray | None) -> np.ndarray | None:
     """Write what is left of a gathered weight's scales after the one that its whole table gets, which is returned.

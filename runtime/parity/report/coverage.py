@@ -118,8 +118,8 @@ class Layout:
             (place, _WEIGHTS, ("weights",)) for place in _places(compared)
         ]
         marked += [(place, _PARAMETERS, ("weights",)) for place in _parameters(compared)]
-        known = {id(constant) for constant in compared}
-        rest = [constant for constant in found.constants if id(constant) not in known]
+        known = _places(compared) | _parameters(compared)
+        rest = [constant for constant in found.constants if constant.place not in known]
         for constant in rest:
             inside = constant.place[1] <= found.flatbuffer_end
             marked.append((constant.place, _SMALL if inside else _UNMATCHED, run if inside else ()))
