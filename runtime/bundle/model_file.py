@@ -13,6 +13,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from ..errors import UserError
+from .cache_scales import StoredScale, read_scales
 from .names import is_cache
 
 _TYPE_NAMES = {value: name.lower() for name, value in vars(schema.TensorType).items() if isinstance(value, int)}
@@ -49,10 +50,11 @@ class SignatureInfo:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """Signatures of a model, and bytes of constant data by dtype."""
+    """Signatures of a model, bytes of constant data by dtype, and every place that names an int8 cache's scale."""
 
     signatures: tuple[SignatureInfo, ...]
     constant_bytes: dict[str, int]
+    cache_scales: tuple[StoredScale, ...] = ()
 
     def signature(self, name: str) -> SignatureInfo | None:
         """The signature called `name`."""
@@ -70,7 +72,7 @@ def read_model(content: memoryview | bytes | mmap.mmap, where: str) -> ModelInfo
             raise ValueError("no TFL3 mark")
         model: Any = schema.Model.GetRootAs(content, 0)
         signatures = tuple(_signature(model, index) for index in range(model.SignatureDefsLength()))
-        return ModelInfo(signatures, _constant_bytes(model))
+        return ModelInfo(signatures, _constant_bytes(model), read_scales(model))
     except UserError:
         raise
     except Exception as error:  # The flatbuffer reader fails in many ways on bytes that are no model.

@@ -6,6 +6,7 @@ Errors are shares of the range (largest minus smallest value) of what is compare
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -107,6 +108,26 @@ THRESHOLDS = {
     ),
 }
 
+# What caches of a dtype allow beyond the limits of the weights, where it is more.
+CACHE_LIMITS: dict[str, dict[str, float]] = {
+    "float32": {},
+    "float16": {},
+    "int8": {},
+}
+# Limits that are lower ones.
+_AT_LEAST = ("top1", "top5", "activations", "draft_activations", "clusters", "draft_top1")
+
+
+def with_caches(limits: Thresholds, dtypes: Iterable[str]) -> Thresholds:
+    """`limits` of weights with what caches of these dtypes allow, too: of each the looser."""
+    for dtype in dtypes:
+        allowed = {
+            name: (min if name in _AT_LEAST else max)(value, getattr(limits, name))
+            for name, value in CACHE_LIMITS.get(dtype, {}).items()
+        }
+        limits = replace(limits, **allowed)
+    return limits
+
 
 def weight_format(constant_bytes: dict[str, int]) -> str:
     """The format whose limits apply to a model with these bytes of constants by dtype: its narrowest."""
@@ -114,7 +135,9 @@ def weight_format(constant_bytes: dict[str, int]) -> str:
     return narrow[0] if narrow else "fp32"
 
 
-def read_thresholds(given: str | None, found: str, where: str) -> tuple[str, Thresholds]:
+def read_thresholds(
+    given: str | None, found: str, where: str, caches: Sequence[str] = ("float32",)
+) -> tuple[str, Thresholds]:
     """Name and limits to judge by.
 
     Args:
@@ -122,6 +145,7 @@ def read_thresholds(given: str | None, found: str, where: str) -> tuple[str, Thr
             changes some of a format's limits; None for those of `found`.
         found: the bundle's own weight format.
         where: names the bundle in errors.
+        caches: dtypes of the bundle's caches.
 
     Raises:
         UserError: no such format or limit, or the file cannot be read.
@@ -133,7 +157,7 @@ def read_thresholds(given: str | None, found: str, where: str) -> tuple[str, Thr
                 f"{where}: no limits for {name} weights ({', '.join(THRESHOLDS)} have some); give a file of them with"
                 " --recipe-thresholds"
             )
-        return name, THRESHOLDS[name]
+        return name + _named(caches), with_caches(THRESHOLDS[name], caches)
     path = Path(given)
     try:
         content = json.loads(path.read_text("utf-8"))
@@ -151,4 +175,9 @@ def read_thresholds(given: str | None, found: str, where: str) -> tuple[str, Thr
     values = {key: float(value) for key, value in changes.items()}
     if base not in THRESHOLDS:
         return str(base), Thresholds(**values)
-    return f"{base}, changed by {path.name}", replace(THRESHOLDS[base], **values)
+    return f"{base}{_named(caches)}, changed by {path.name}", replace(with_caches(THRESHOLDS[base], caches), **values)
+
+
+def _named(caches: Sequence[str]) -> str:
+    """What is added to a format's name where caches are not float32."""
+    return "" if list(caches) in ([], ["float32"]) else f", {' and '.join(caches)} caches"
