@@ -76,6 +76,12 @@ def resolve_options(
             raise UserError(f"--backends: {backend!r} is unknown, expected one or more of {', '.join(BACKENDS)}")
     if activations is not None and "gpu" not in backends:
         raise UserError(f"--activations: {activations} is for the GPU, which --backends leaves out; drop one of them")
+    if kv_cache == "fp16" and "gpu" in backends and activations not in (None, "fp16"):
+        # LiteRT-LM 0.18.1 wrote nonsense then: its kernels store what they compute in, whatever the tensor's type.
+        raise UserError(
+            f"--kv-cache: fp16 gives wrong text on a GPU that computes in {activations}; use --activations fp16, or"
+            " fp32 or int8 caches"
+        )
     if not 1 <= draft_tokens <= _MAX_DRAFT_TOKENS:
         raise UserError(f"--num-draft-tokens: {draft_tokens}, expected 1 to {_MAX_DRAFT_TOKENS}")
     for length in verify_lengths:

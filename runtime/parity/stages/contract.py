@@ -22,6 +22,7 @@ def contract_stage(stage: Stage, inspection: Inspection, contract: Contract, ora
     stage.holds("target: caches of the checkpoint's layers", list(_cache_problems(contract, oracle)))
     stage.holds("drafter: inputs and outputs", list(_drafter_problems(contract, oracle)))
     stage.holds("drafter: reads the last layer of each type", list(_shared_problems(contract, oracle)))
+    stage.holds("caches: one scale each, wherever it is named", list(contract.scale_problems))
     stage.note("draft tokens", float(contract.default_draft_tokens))
     stage.note("cache slots", float(contract.slots))
     stage.note("caches are stored as", ", ".join(inspection.kv_dtypes))
