@@ -8,6 +8,7 @@ them must be one and the same, in all signatures, with zero point 0.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -44,12 +45,12 @@ def read_scales(model: Any) -> tuple[StoredScale, ...]:
 
 
 def scales_by_cache(places: Iterable[StoredScale]) -> dict[str, float]:
-    """The scale of each int8 cache: what is named first."""
-    scales: dict[str, float] = {}
+    """The scale of each int8 cache: what most places name."""
+    named: dict[str, Counter[float]] = {}
     for found in places:
         if found.scale is not None:
-            scales.setdefault(found.cache, found.scale)
-    return scales
+            named.setdefault(found.cache, Counter())[found.scale] += 1
+    return {cache: counts.most_common(1)[0][0] for cache, counts in named.items()}
 
 
 def scale_problems(models: Mapping[str, Iterable[StoredScale]]) -> list[str]:
