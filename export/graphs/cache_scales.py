@@ -79,7 +79,7 @@ class _Codes:
 
 def _add_attributes(operator: Any, added: dict[str, float]) -> None:
     options = operator.builtinOptions2
-    attributes = flexbuffers.Loads(bytes(bytearray(options.compositeAttributes)))
+    attributes: Any = flexbuffers.Loads(bytes(bytearray(options.compositeAttributes)))
     content = flexbuffers.Dumps({**attributes, **added})
     options.compositeAttributes = np.frombuffer(bytes(content), np.uint8)
 

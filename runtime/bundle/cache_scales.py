@@ -138,4 +138,5 @@ def _composite(model: Any, operator: Any) -> Any:
 
 def _attributes(options: Any) -> dict[str, Any]:
     stored = options.CompositeAttributesAsNumpy()
-    return {} if isinstance(stored, int) else flexbuffers.Loads(bytes(stored))
+    loaded: Any = {} if isinstance(stored, int) else flexbuffers.Loads(bytes(stored))
+    return loaded
