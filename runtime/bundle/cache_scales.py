@@ -28,12 +28,16 @@ _SAME = 1e-6
 
 @dataclass(frozen=True)
 class StoredScale:
-    """The scale of cache `cache` as `place` of a model names it; None where nothing is named there."""
+    """The scale of cache `cache` as `place` of a model names it; None where nothing is named there.
+
+    `needed`: the GPU has nothing else to go by. Tensors need no scale where a decomposition is written in arithmetic.
+    """
 
     cache: str
     place: str
     scale: float | None
     zero_point: int = 0
+    needed: bool = False
 
 
 def read_scales(model: Any) -> tuple[StoredScale, ...]:
@@ -54,14 +58,15 @@ def scales_by_cache(places: Iterable[StoredScale]) -> dict[str, float]:
 
 
 def scale_problems(models: Mapping[str, Iterable[StoredScale]]) -> list[str]:
-    """Where the models of a bundle, by name, disagree about a cache's scale, or name none; one line each."""
+    """Where the models of a bundle, by name, disagree about a cache's scale, or lack one; one line each."""
     found = [(model, place) for model, places in models.items() for place in places]
     scales = scales_by_cache(place for _, place in found)
     problems = []
     for model, place in found:
         expected, where = scales.get(place.cache), f"{model}: {place.place}"
         if place.scale is None or expected is None:
-            problems.append(f"{where} names no scale for {place.cache}, an int8 cache")
+            if place.needed:
+                problems.append(f"{where} names no scale for {place.cache}, an int8 cache")
         elif abs(place.scale - expected) > _SAME * expected:
             problems.append(f"{where} has {place.cache} in steps of {place.scale:.6g}, elsewhere {expected:.6g}")
         elif place.zero_point:
@@ -96,7 +101,7 @@ def _of_signature(model: Any, signature: Any) -> Iterator[StoredScale]:
             if name == _UPDATE:
                 held[operator.Outputs(output)] = cache
             if name == _UPDATE or place in given:
-                yield StoredScale(cache, f"{key}, {attribute} of {name}", attributes.get(attribute))
+                yield StoredScale(cache, f"{key}, {attribute} of {name}", attributes.get(attribute), needed=True)
             yield from _inside(model, options, operand, cache, f"{key}, inside {name}")
 
 
