@@ -10,7 +10,7 @@ from tests.gpu.conftest import Runs
 
 pytestmark = pytest.mark.gpu
 # Caches, and what the GPU computes in beside them. Float16 caches need float16 activations (export refuses others).
-FORMATS: list[tuple[CacheFormat, str]] = [("fp16", "fp16"), ("int8", "fp32")]
+FORMATS: list[tuple[CacheFormat, str]] = [("fp16", "fp16"), ("int8", "fp32"), ("int8", "fp16")]
 
 
 @pytest.mark.parametrize(("kv_cache", "activations"), FORMATS)
