@@ -4,6 +4,9 @@
 on its own packed cache layout; on the CPU their decompositions, written here, run. Names, inputs and attributes as in
 litert-torch 0.10's experimental composites. litert-torch is imported where it is used: it takes seconds to load, and
 only the processes that trace need it.
+
+Rows are cast to the caches' dtype as they are written and back as they are read. The casts of int8 caches mean nothing
+yet: a graph does not depend on weights, scales do, so binding makes QUANTIZE and DEQUANTIZE of them.
 """
 
 from __future__ import annotations
@@ -31,8 +34,8 @@ def cache_update(
         new_key: float32 `[1, kv_heads, T, head_dim]`.
         new_value: float32 `[1, kv_heads, T, head_dim]`; turned into the cache's layout here.
         param_tensor: int32 `[1, 1, 1, 7]`, `{start, end, end, 0, 0, 0, 0}`; what the GPU kernel reads.
-        cache_key: float32 `[1, kv_heads, L, head_dim]`.
-        cache_value: float32 `[1, kv_heads, head_dim, L]`.
+        cache_key: `[1, kv_heads, L, head_dim]`; float32, float16 or int8.
+        cache_value: `[1, kv_heads, head_dim, L]`, likewise.
         start: int32 `[]`, the first slot; what the CPU reads.
 
     Returns:
@@ -59,8 +62,10 @@ def cache_update(
     )
     # The converter drops a composite's unused inputs, so the decomposition must touch param_tensor too.
     unused = (param_tensor.sum() * 0).to(new_key.dtype)
-    updated_key = dynamic_update_slice(cache_key, new_key + unused, list(key_indices))
-    updated_value = dynamic_update_slice(cache_value, new_value.transpose(2, 3) + unused, list(value_indices))
+    key_rows = (new_key + unused).to(cache_key.dtype)
+    value_rows = (new_value.transpose(2, 3) + unused).to(cache_value.dtype)
+    updated_key = dynamic_update_slice(cache_key, key_rows, list(key_indices))
+    updated_value = dynamic_update_slice(cache_value, value_rows, list(value_indices))
     return builder.mark_outputs(updated_key, updated_value)
 
 
@@ -85,9 +90,9 @@ def _runtime_bmm(lhs: torch.Tensor, cache: torch.Tensor, param_tensor: torch.Ten
     # Touch param_tensor on whichever side has head_dim columns, the far smaller one.
     unused = (param_tensor.sum() * 0).to(lhs.dtype)
     if is_value:
-        product = torch.einsum("abcd,abed->abce", lhs, cache) + unused
+        product = torch.einsum("abcd,abed->abce", lhs, cache.to(lhs.dtype)) + unused
     else:
-        product = torch.einsum("abcd,abed->abce", lhs + unused, cache)
+        product = torch.einsum("abcd,abed->abce", lhs + unused, cache.to(lhs.dtype))
     return builder.mark_outputs(product)
 
 
