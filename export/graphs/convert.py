@@ -32,6 +32,7 @@ TRACED_SOURCES = (
     "export/models/kv_cache.py",
     "export/models/layers.py",
     "export/models/target.py",
+    "export/models/windowed.py",
     "runtime/bundle/names.py",
 )
 

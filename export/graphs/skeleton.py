@@ -6,6 +6,8 @@ only, so it is small, quick to parse and can be kept for the next export.
 
 from __future__ import annotations
 
+import math
+from copy import copy
 from typing import Any
 
 from ai_edge_litert import schema_py_generated as schema
@@ -63,11 +65,37 @@ def gather_from_float_tables(model: Any) -> None:
             if graph.tensors[int(table)].type != schema.TensorType.FLOAT32:
                 continue
             if gather is None:
-                code = schema.OperatorCodeT()
-                code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.GATHER
-                code.version = 1
-                gather = len(model.operatorCodes)
-                model.operatorCodes.append(code)
+                gather = _new_operator_code(model, schema.BuiltinOperator.GATHER)
             operator.opcodeIndex, operator.inputs = gather, [table, ids]
             operator.builtinOptionsType = schema.BuiltinOptions.GatherOptions
             operator.builtinOptions = schema.GatherOptionsT()
+
+
+def fill_instead_of_broadcast(model: Any) -> None:
+    """Turn every BROADCAST_TO of one constant value into a FILL, which the CPU does many times faster."""
+    fill = None
+    for graph in model.subgraphs:
+        for operator in graph.operators:
+            if operator_code(model, operator) != schema.BuiltinOperator.BROADCAST_TO:
+                continue
+            value, shape = (int(index) for index in operator.inputs)
+            tensor = graph.tensors[value]
+            data = model.buffers[tensor.buffer].data
+            if data is None or math.prod(tensor.shape) != 1:
+                continue
+            if fill is None:
+                fill = _new_operator_code(model, schema.BuiltinOperator.FILL)
+            scalar = copy(tensor)
+            scalar.shape, scalar.shapeSignature = [], None
+            graph.tensors.append(scalar)
+            operator.opcodeIndex, operator.inputs = fill, [shape, len(graph.tensors) - 1]
+            operator.builtinOptionsType = schema.BuiltinOptions.FillOptions
+            operator.builtinOptions = schema.FillOptionsT()
+
+
+def _new_operator_code(model: Any, builtin: int) -> int:
+    code = schema.OperatorCodeT()
+    code.builtinCode = code.deprecatedBuiltinCode = builtin
+    code.version = 1
+    model.operatorCodes.append(code)
+    return len(model.operatorCodes) - 1
