@@ -18,6 +18,7 @@ from .checkpoint.files import describe_left_out
 from .checkpoint.pair import Pair, fine_tune_note
 from .checkpoint.values import read_weight
 from .graphs.bind import BoundFile, bind
+from .graphs.blocks import SLOTS_PER_BLOCK, loop_over_blocks
 from .graphs.convert import convert
 from .graphs.plan import elements, plan_models
 from .graphs.skeleton import merge
@@ -96,6 +97,7 @@ def export(
         paths = {name: staging / f"{name}.tflite" for name in models}
         for name, model in models.items():
             skeleton = merge([traced[signature.name] for signature in model.signatures])
+            loop_over_blocks(skeleton, pair.target_config.sliding.window or SLOTS_PER_BLOCK)
             total = sum(elements(weight) for weight in model.weights.values())
             with reporter.stage(f"Writing {name}", total) as advance:
                 bound[name] = bind(
