@@ -23,6 +23,10 @@ SLOTS_PER_BLOCK = 512
 _PRODUCT = "odml.runtime_bmm"
 # A loop over scores carries all of them, which costs more than it saves in a prefill of many rows.
 _MOST_SCORES = 1 << 20
+# Subgraphs of this name are offered to no delegate (TensorFlow Lite, interpreter.cc). A GPU's insists on all that it is
+# offered, though it never runs a loop that stands in a composite; the product in a loop is a subgraph of its own, an
+# IF's, so that XNNPACK has it.
+_UNDELEGATED = b"VALIDATION:"
 _END = 1  # Place of the end of the slots in use in param_tensor.
 _F, _I, _B = schema.TensorType.FLOAT32, schema.TensorType.INT32, schema.TensorType.BOOL
 
@@ -35,101 +39,125 @@ def loop_over_blocks(model: Any, block: int) -> int:
     Returns:
         How many decompositions were changed.
     """
-    wanted: dict[int, bool] = {}
+    composites: dict[int, Any] = {}
     for graph in model.subgraphs:
         for operator in graph.operators:
             if operator_name(model, operator) == _PRODUCT:
-                options = operator.builtinOptions2
-                attributes = flexbuffers.Loads(bytes(options.compositeAttributes))
-                wanted[options.decompositionSubgraphIndex] = bool(attributes["is_src"])
-    return sum(_rewrite(model, index, block, is_value=is_value) for index, is_value in sorted(wanted.items()))
+                composites[operator.builtinOptions2.decompositionSubgraphIndex] = operator
+    return sum(_rewrite(model, index, composite, block) for index, composite in sorted(composites.items()))
 
 
-def _rewrite(model: Any, index: int, block: int, *, is_value: bool) -> bool:
+def _rewrite(model: Any, index: int, composite: Any, block: int) -> bool:
     graph = model.subgraphs[index]
-    lhs, cache, parameters = (int(tensor) for tensor in graph.inputs)
-    out = int(graph.outputs[0])
+    is_value = bool(flexbuffers.Loads(bytes(composite.builtinOptions2.compositeAttributes))["is_src"])
     axis = 3 if is_value else 2
-    length = int(graph.tensors[cache].shape[axis])
+    length = int(graph.tensors[int(graph.inputs[1])].shape[axis])
     windowed = any(operator_code(model, o) == schema.BuiltinOperator.SLICE for o in graph.operators)
-    scores = int(np.prod(graph.tensors[out].shape))
+    scores = int(np.prod(graph.tensors[int(graph.outputs[0])].shape))
     if windowed or length <= block or (not is_value and scores > _MOST_SCORES):
         return False
-    body = _body(model, graph, block, is_value=is_value)
-    tensors = [graph.tensors[tensor] for tensor in (lhs, cache, parameters, out)]
-    condition = _Writer.new(model, b"another_block")
-    state = [condition.tensor([], _I), condition.tensor([], _I)]
-    condition.graph.tensors += deepcopy(tensors)
-    state += range(2, 2 + len(tensors))
-    more = condition.tensor([], _B)
-    condition.add("LESS", state[:2], [more], schema.LessOptionsT())
-    condition.graph.inputs, condition.graph.outputs = state, [more]
     first = len(model.subgraphs)
-    model.subgraphs += [condition.graph, body]
-
-    graph.tensors, graph.operators = tensors, []
-    graph.inputs, graph.outputs = [0, 1, 2], [3]
-    outer = _Writer(model, graph)
-    end = outer.scalar_of(2, [0, 0, 0, _END], 4)
-    zeros = outer.like(3, _shape(tensors[3]))
-    outer.add(
-        "FILL", [outer.integers(_shape(tensors[3])), outer.constant(np.float32(0), _F)], [zeros], schema.FillOptionsT()
-    )
-    loop = schema.WhileOptionsT()
-    loop.condSubgraphIndex, loop.bodySubgraphIndex = first, first + 1
-    unread = [outer.tensor([], _I), outer.tensor([], _I)]
-    unread += [outer.like(tensor, _shape(tensors[tensor])) for tensor in range(3)]
-    outer.add("WHILE", [outer.integers(0), end, 0, 1, 2, zeros], [*unread, 3], loop)
+    product = _block_product(model, graph, block, is_value=is_value)
+    state = [graph.tensors[int(tensor)] for tensor in (*graph.inputs, *graph.outputs)]
+    body = _body(model, state, product, composite, first + 2, block, is_value=is_value)
+    model.subgraphs += [body, _another_block(model, state), product]
+    _run_loop(model, graph, first, block, axis)
     return True
 
 
-def _body(model: Any, decomposition: Any, block: int, *, is_value: bool) -> Any:
-    """One turn of the loop: the decomposition on the block at the first input, added to what the last input holds.
+def _block_product(model: Any, decomposition: Any, block: int, *, is_value: bool) -> Any:
+    """The decomposition on the block of slots that begins at param_tensor[0].
 
-    A block that would pass the cache's end begins earlier; slots that an earlier one has had already count as 0.
+    The last block begins earlier where the cache ends; slots that an earlier block has had count as 0 then.
     """
     axis = 3 if is_value else 2
-    lhs, cache, parameters = (int(tensor) for tensor in decomposition.inputs)
-    out = int(decomposition.outputs[0])
     graph = deepcopy(decomposition)
-    graph.name = b"one_block"
+    graph.name = b"block_product"
+    lhs, cache, parameters = (int(tensor) for tensor in graph.inputs)
     writer = _Writer(model, graph)
-    whole = {tensor: _shape(decomposition.tensors[tensor]) for tensor in (lhs, cache, out)}
-    _shorten(model, graph, {cache: axis} | ({lhs: 3} if is_value else {}), block)
+    all_slots, all_shares = writer.like(cache), writer.like(lhs)
+    _shorten(model, graph, {cache: 3, lhs: 3} if is_value else {cache: 2}, block)
     operators, graph.operators = graph.operators, []
-    at, end = writer.tensor([], _I), writer.tensor([], _I)
-    all_slots = writer.like(cache, whole[cache])
-    all_shares = writer.like(lhs, whole[lhs]) if is_value else lhs
-    so_far = writer.like(out, whole[out])
-
-    shape, last, start = writer.tensor([4], _I), writer.tensor([], _I), writer.tensor([], _I)
-    as_integers: Any = schema.ShapeOptionsT()
-    as_integers.outType = _I
-    writer.add("SHAPE", [all_slots], [shape], as_integers)
-    length = writer.scalar_of(shape, [axis], 1)
-    writer.add("SUB", [length, writer.integers(block)], [last], schema.SubOptionsT())
-    writer.add("MINIMUM", [at, last], [start], schema.MaximumMinimumOptionsT())
+    slot, start = writer.scalar_of(parameters, [0, 0, 0, 0], 4), writer.tensor([], _I)
+    last = writer.last_block(all_slots, axis, block)
+    writer.add("MINIMUM", [slot, last], [start], schema.MaximumMinimumOptionsT())
     writer.slice(all_slots, axis, start, cache)
     if is_value:
-        shares = writer.like(lhs, _shape(graph.tensors[lhs]))
+        shares, passed, new = writer.like(lhs), writer.tensor([], _I), writer.tensor([block], _B)
         writer.slice(all_shares, 3, start, shares)
-        done, new = writer.tensor([], _I), writer.tensor([1, 1, 1, block], _B)
-        columns = writer.integers(np.arange(block).reshape(1, 1, 1, block))
-        writer.add("SUB", [at, start], [done], schema.SubOptionsT())
-        writer.add("GREATER_EQUAL", [columns, done], [new], schema.GreaterEqualOptionsT())
-        writer.add("SELECT_V2", [new, shares, writer.constant(np.float32(0), _F)], [lhs], schema.SelectV2OptionsT())
+        writer.add("SUB", [slot, start], [passed], schema.SubOptionsT())
+        columns = writer.integers(np.arange(block))
+        writer.add("GREATER_EQUAL", [columns, passed], [new], schema.GreaterEqualOptionsT())
+        zero = writer.constant(np.float32(0), _F)
+        writer.add("SELECT_V2", [new, shares, zero], [lhs], schema.SelectV2OptionsT())
     graph.operators += operators
-    total = writer.like(out, whole[out])
-    if is_value:
-        writer.add("ADD", [so_far, out], [total], schema.AddOptionsT())
-    else:
-        begin = writer.begin(3, start)
-        writer.add("DYNAMIC_UPDATE_SLICE", [so_far, out, begin], [total], None)
-    following = writer.tensor([], _I)
-    writer.add("ADD", [at, writer.integers(block)], [following], schema.AddOptionsT())
-    read_only = [end, all_shares, all_slots, parameters]
-    graph.inputs, graph.outputs = [at, *read_only, so_far], [following, *read_only, total]
+    graph.inputs = [all_shares if is_value else lhs, all_slots, parameters]
     return graph
+
+
+def _run_loop(model: Any, graph: Any, body: int, block: int, axis: int) -> None:
+    """Replace what `graph` does by a loop over `body`; the next subgraph is its condition."""
+    lhs, cache, parameters = (int(tensor) for tensor in graph.inputs)
+    out = int(graph.outputs[0])
+    graph.operators = []
+    writer = _Writer(model, graph)
+    end = writer.scalar_of(parameters, [0, 0, 0, _END], 4)
+    last = writer.last_block(cache, axis, block)
+    zeros = writer.like(out)
+    dims = writer.integers(_shape(graph.tensors[out]))
+    writer.add("FILL", [dims, writer.constant(np.float32(0), _F)], [zeros], schema.FillOptionsT())
+    loop: Any = schema.WhileOptionsT()
+    loop.bodySubgraphIndex, loop.condSubgraphIndex = body, body + 1
+    unread = [*(writer.tensor([], _I) for _ in range(3)), *map(writer.like, (lhs, cache, parameters))]
+    writer.add(
+        "WHILE",
+        [writer.integers(0), end, last, lhs, cache, writer.integers(np.zeros((1, 1, 1, 7))), zeros],
+        [*unread, out],
+        loop,
+    )
+
+
+def _loop_state(model: Any, name: bytes, state: list[Any]) -> tuple[_Writer, list[int]]:
+    """A graph and its inputs: slot, end, last slot where a block can begin, the composite's three, product so far."""
+    writer = _Writer.new(model, name)
+    inputs = [writer.tensor([], _I) for _ in range(3)]
+    writer.graph.tensors += deepcopy(state)
+    return writer, [*inputs, 3, 4, 5, 6]
+
+
+def _another_block(model: Any, state: list[Any]) -> Any:
+    writer, inputs = _loop_state(model, b"another_block", state)
+    more = writer.tensor([], _B)
+    writer.add("LESS", inputs[:2], [more], schema.LessOptionsT())
+    writer.graph.inputs, writer.graph.outputs = inputs, [more]
+    return writer.graph
+
+
+def _body(
+    model: Any, state: list[Any], product: Any, composite: Any, product_index: int, block: int, *, is_value: bool
+) -> Any:
+    """One turn of the loop: the product of one block, added to what there is."""
+    writer, inputs = _loop_state(model, b"one_block", state)
+    slot, _, last, lhs, cache, parameters, so_far = inputs
+    writer.graph.tensors[cache].name = b"kv_cache_v_0" if is_value else b"kv_cache_k_0"
+    writer.graph.tensors[parameters].name = b"param_tensor"
+    part = writer.tensor(_shape(product.tensors[int(product.outputs[0])]), _F)
+    operator = deepcopy(composite)
+    operator.inputs, operator.outputs = [lhs, cache, parameters], [part]
+    operator.builtinOptions2.decompositionSubgraphIndex = product_index
+    writer.graph.operators.append(operator)
+    total, following, moved = writer.like(so_far), writer.tensor([], _I), writer.like(parameters)
+    if is_value:
+        writer.add("ADD", [so_far, part], [total], schema.AddOptionsT())
+    else:
+        start = writer.tensor([], _I)
+        writer.add("MINIMUM", [slot, last], [start], schema.MaximumMinimumOptionsT())
+        writer.add("DYNAMIC_UPDATE_SLICE", [so_far, part, writer.begin(3, start)], [total], None)
+    writer.add("ADD", [slot, writer.integers(block)], [following], schema.AddOptionsT())
+    step = writer.integers([[[[block, 0, 0, 0, 0, 0, 0]]]])
+    writer.add("ADD", [parameters, step], [moved], schema.AddOptionsT())
+    writer.graph.inputs, writer.graph.outputs = inputs, [following, *inputs[1:5], moved, total]
+    return writer.graph
 
 
 def _shorten(model: Any, graph: Any, axes: dict[int, int], block: int) -> None:
@@ -177,10 +205,11 @@ class _Writer:
         self.graph.tensors.append(tensor)
         return len(self.graph.tensors) - 1
 
-    def like(self, tensor: int, shape: list[int]) -> int:
-        """A tensor of the type and scales of another one."""
-        index = self.tensor(shape, self.graph.tensors[tensor].type)
-        self.graph.tensors[index].quantization = self.graph.tensors[tensor].quantization
+    def like(self, tensor: int) -> int:
+        """A tensor of the shape, type and scales of another one."""
+        same = self.graph.tensors[tensor]
+        index = self.tensor(_shape(same), same.type)
+        self.graph.tensors[index].quantization = same.quantization
         return index
 
     def constant(self, values: np.ndarray | np.generic, kind: int) -> int:
@@ -222,6 +251,15 @@ class _Writer:
     def slice(self, tensor: int, axis: int, start: int, out: int) -> None:
         sizes = self.integers(_shape(self.graph.tensors[out]))
         self.add("SLICE", [tensor, self.begin(axis, start), sizes], [out], schema.SliceOptionsT())
+
+    def last_block(self, cache: int, axis: int, block: int) -> int:
+        """The last slot at which a block fits into the cache, whatever its length when the model is loaded."""
+        shape, last = self.tensor([4], _I), self.tensor([], _I)
+        as_integers: Any = schema.ShapeOptionsT()
+        as_integers.outType = _I
+        self.add("SHAPE", [cache], [shape], as_integers)
+        self.add("SUB", [self.scalar_of(shape, [axis], 1), self.integers(block)], [last], schema.SubOptionsT())
+        return last
 
     def _code(self, builtin: int) -> int:
         for index, code in enumerate(self.model.operatorCodes):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -95,10 +96,14 @@ def _(x: torch.Tensor, starts: Sequence[torch.Tensor], sizes: Sequence[int]) -> 
 
 def register_lowering() -> None:
     """Tell litert-torch, which takes seconds to load, how to write `dynamic_slice`; to be called before tracing."""
-    from litert_converter.mlir import ir
+    from litert_converter.mlir import ir as mlir
     from litert_converter.mlir.dialects import stablehlo
     from litert_torch.backend import lowerings
 
-    @lowerings.lower(torch.ops.gemma_mtp.dynamic_slice)
-    def _lower(context: object, x: ir.Value, starts: Sequence[ir.Value], sizes: Sequence[int]) -> ir.Value:
+    ir: Any = mlir
+
+    def lower(_: Any, x: Any, starts: Any, sizes: Sequence[int]) -> Any:
         return stablehlo.dynamic_slice(x, starts, ir.DenseI64ArrayAttr.get(list(sizes)))
+
+    register: Any = lowerings.lower
+    register(torch.ops.gemma_mtp.dynamic_slice)(lower)
