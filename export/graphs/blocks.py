@@ -49,7 +49,8 @@ def loop_over_blocks(model: Any, block: int) -> int:
 
 def _rewrite(model: Any, index: int, composite: Any, block: int) -> bool:
     graph = model.subgraphs[index]
-    is_value = bool(flexbuffers.Loads(bytes(composite.builtinOptions2.compositeAttributes))["is_src"])
+    attributes: Any = flexbuffers.Loads(bytes(composite.builtinOptions2.compositeAttributes))
+    is_value = bool(attributes["is_src"])
     axis = 3 if is_value else 2
     length = int(graph.tensors[int(graph.inputs[1])].shape[axis])
     windowed = any(operator_code(model, o) == schema.BuiltinOperator.SLICE for o in graph.operators)
@@ -139,6 +140,7 @@ def _body(
     """One turn of the loop: the product of one block, added to what there is."""
     writer, inputs = _loop_state(model, b"one_block", state)
     slot, _, last, lhs, cache, parameters, so_far = inputs
+    # LiteRT-LM keeps tensors of these names where the composite's kernel wants them.
     writer.graph.tensors[cache].name = b"kv_cache_v_0" if is_value else b"kv_cache_k_0"
     writer.graph.tensors[parameters].name = b"param_tensor"
     part = writer.tensor(_shape(product.tensors[int(product.outputs[0])]), _F)

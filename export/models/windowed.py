@@ -51,8 +51,9 @@ def windowed_scores(
     _, kv_heads, rows, head_dim = query.shape
     length, tokens = cache_key.shape[2], window.tokens
     query = query.reshape(kv_heads, -1, tokens, head_dim)
-    # Expanded, as the converter would write zeros of full size into the file.
-    scores = torch.zeros(1, 1, 1, 1).expand(kv_heads, rows // tokens, tokens, length)
+    # Zeros that seem to depend on an input: the converter would write others into the file, in full size.
+    zeros = (param_tensor.sum() * 0).to(query.dtype).reshape(1, 1, 1, 1)
+    scores = zeros.expand(kv_heads, rows // tokens, tokens, length)
     for first, count, start, slots in window.slices(param_tensor, length):
         zero = torch.zeros_like(start)
         keys = dynamic_slice(cache_key, [zero, zero, start, zero], [1, kv_heads, slots, head_dim])

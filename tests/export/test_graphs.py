@@ -130,3 +130,21 @@ def test_draft_step_multiplies_only_centroids_and_chosen_rows(small_fp32: Path) 
         if operator_code(model, operator) in products:
             for index in operator.inputs[:2]:
                 assert 2048 not in list(graph.tensors[index].shape)
+
+
+@pytest.mark.parametrize("model", ["prefill_decode", "mtp_drafter"])
+def test_no_product_runs_over_the_whole_cache(model: str, small_fp32: Path) -> None:
+    """Sliding layers cut out their window, full ones go block by block; both in the composites' decompositions."""
+    parsed = parse((small_fp32 / f"{model}.tflite").read_bytes())
+    products = loops = 0
+    for graph in parsed.subgraphs:
+        for operator in graph.operators:
+            code = operator_code(parsed, operator)
+            loops += code == schema.BuiltinOperator.WHILE
+            if code == schema.BuiltinOperator.BATCH_MATMUL:
+                products += 1
+                for index in (*operator.inputs, *operator.outputs):
+                    assert 272 not in list(graph.tensors[index].shape)
+    assert products > loops > 0
+    largest = max(len(buffer.data) for buffer in parsed.buffers if buffer.data is not None)
+    assert largest < 4 * 272 * 64  # No row of zeros or mask was written out.
