@@ -10,10 +10,10 @@ import numpy as np
 
 from ..runtime.errors import UserError
 from ..runtime.text.prompts import Prompt
+from .bundle.reference import checkpoint_text
 from .checkpoint.pair import Pair
 from .models.kv_cache import KVSignature
 from .parity import open_oracle
-from .bundle.reference import checkpoint_text
 
 _STEPS = 127
 # Entries of an RMS-normed vector have a mean square of 1; those of the shipped pair stay below 4.5. A step grows with

@@ -23,6 +23,7 @@ from .checkpoint.pair import Pair, fine_tune_note
 from .checkpoint.values import read_weight
 from .checks import check_places, check_space
 from .graphs.bind import BoundFile, bind
+from .graphs.blocks import SLOTS_PER_BLOCK, loop_over_blocks
 from .graphs.cache_scales import set_cache_scales
 from .graphs.convert import convert
 from .graphs.plan import elements, plan_models
@@ -116,6 +117,7 @@ def export(
         for name, model in models.items():
             skeleton = merge([traced[signature.name] for signature in model.signatures])
             set_cache_scales(skeleton, scales)
+            loop_over_blocks(skeleton, pair.target_config.sliding.window or SLOTS_PER_BLOCK)
             total = sum(elements(weight) for weight in model.weights.values())
             with names_failure(f"writing {name}", paths[name]), reporter.stage(f"Writing {name}", total) as advance:
                 bound[name] = bind(

@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from .windowed import Window, windowed_scores, windowed_values
+
 # Far below any score, yet inside float16: a row that is masked whole (prefill's padding) must not turn into NaN.
 MASKED = -3e4
 PARAM_TENSOR_SHAPE = (1, 1, 1, 7)
@@ -69,17 +71,29 @@ def cache_update(
     return builder.mark_outputs(updated_key, updated_value)
 
 
-def query_key_product(query: torch.Tensor, cache_key: torch.Tensor, param_tensor: torch.Tensor) -> torch.Tensor:
-    """Attention scores: `[1, kv_heads, M, head_dim]` x `[1, kv_heads, L, head_dim]` -> `[1, kv_heads, M, L]`."""
-    return _runtime_bmm(query, cache_key, param_tensor, is_value=False)
+def query_key_product(
+    query: torch.Tensor, cache_key: torch.Tensor, param_tensor: torch.Tensor, window: Window | None = None
+) -> torch.Tensor:
+    """Attention scores: `[1, kv_heads, M, head_dim]` x `[1, kv_heads, L, head_dim]` -> `[1, kv_heads, M, L]`.
+
+    With `window`, whose tokens are the fastest axis of M, columns outside each row's window hold anything finite.
+    """
+    return _runtime_bmm(query, cache_key, param_tensor, window, is_value=False)
 
 
-def weight_value_product(weights: torch.Tensor, cache_value: torch.Tensor, param_tensor: torch.Tensor) -> torch.Tensor:
-    """Attention output: `[1, kv_heads, M, L]` x `[1, kv_heads, head_dim, L]` -> `[1, kv_heads, M, head_dim]`."""
-    return _runtime_bmm(weights, cache_value, param_tensor, is_value=True)
+def weight_value_product(
+    weights: torch.Tensor, cache_value: torch.Tensor, param_tensor: torch.Tensor, window: Window | None = None
+) -> torch.Tensor:
+    """Attention output: `[1, kv_heads, M, L]` x `[1, kv_heads, head_dim, L]` -> `[1, kv_heads, M, head_dim]`.
+
+    With `window`, `weights` must be 0 outside each row's window.
+    """
+    return _runtime_bmm(weights, cache_value, param_tensor, window, is_value=True)
 
 
-def _runtime_bmm(lhs: torch.Tensor, cache: torch.Tensor, param_tensor: torch.Tensor, *, is_value: bool) -> torch.Tensor:
+def _runtime_bmm(
+    lhs: torch.Tensor, cache: torch.Tensor, param_tensor: torch.Tensor, window: Window | None, *, is_value: bool
+) -> torch.Tensor:
     from litert_torch.hlfb import StableHLOCompositeBuilder
 
     builder: Any = StableHLOCompositeBuilder(
@@ -89,11 +103,19 @@ def _runtime_bmm(lhs: torch.Tensor, cache: torch.Tensor, param_tensor: torch.Ten
     lhs, cache, param_tensor = builder.mark_inputs(lhs, cache, param_tensor)
     # Touch param_tensor on whichever side has head_dim columns, the far smaller one.
     unused = (param_tensor.sum() * 0).to(lhs.dtype)
-    if is_value:
-        product = torch.einsum("abcd,abed->abce", lhs, cache.to(lhs.dtype)) + unused
+    if window is not None and window.cuts(cache.shape[3 if is_value else 2]):
+        cut_product = windowed_values if is_value else windowed_scores
+        product = cut_product(lhs, cache, param_tensor, window)
+    elif is_value:
+        product = _product(lhs, cache) + unused
     else:
-        product = torch.einsum("abcd,abed->abce", lhs + unused, cache.to(lhs.dtype))
+        product = _product(lhs + unused, cache)
     return builder.mark_outputs(product)
+
+
+def _product(lhs: torch.Tensor, rhs: torch.Tensor) -> torch.Tensor:
+    """`[a, b, c, d]` x `[a, b, e, d]` -> `[a, b, c, e]`, in the type of `lhs`."""
+    return torch.einsum("abcd,abed->abce", lhs, rhs.to(lhs.dtype))
 
 
 def masked_scores(scores: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
