@@ -24,6 +24,8 @@ from .text.prompts import Prompt
 
 _COST_REPETITIONS = 10
 _ANY_TOKEN = 1
+# Rows that XNNPACK's int8 and int4 kernels compute at a time on ARM64 and AVX2 (its gemm-config.c); more on AVX-512.
+ROWS_PER_TILE = 4
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,27 @@ class StepCosts:
         return self.passes[min(length for length in self.passes if length >= tokens)]
 
     def own_pass(self, tokens: int) -> float:
-        """Of a pass over exactly `tokens`, between the measured ones by straight line."""
+        """Of a pass over exactly `tokens`: that of a longer one which fills the same tile of rows, if it was measured;
+        else between the measured ones by straight line."""
         lengths = sorted(self.passes)
+        in_tile = [length for length in lengths if length >= tokens > 1 and _tiles(length) == _tiles(tokens)]
+        if in_tile:
+            return self.passes[in_tile[0]]
         return float(np.interp(tokens, lengths, [self.passes[length] for length in lengths]))
+
+    @property
+    def tile_step(self) -> tuple[int, int, float] | None:
+        """The longest pass in the first tile of rows, the shortest in the second, and how many times it costs as much;
+        None where the bundle has not both."""
+        first = [length for length in self.passes if length > 1 and _tiles(length) == 1]
+        second = [length for length in self.passes if _tiles(length) == 2]
+        if not first or not second:
+            return None
+        return max(first), min(second), self.passes[min(second)] / self.passes[max(first)]
+
+
+def _tiles(rows: int) -> int:
+    return -(-rows // ROWS_PER_TILE)
 
 
 @dataclass(frozen=True)
@@ -142,6 +162,7 @@ class BenchmarkReport:
                 "draft_step": self.costs.draft,
                 "verify_by_tokens": {str(n): cost for n, cost in self.costs.passes.items() if n > 1},
             },
+            "second_tile_costs": self.costs.tile_step[2] if self.costs.tile_step else None,
             "plain_tokens_per_second": self.plain_speed.as_dict(),
             "acceptance_rate": self.longest.acceptance_rate,
             "acceptance_by_position": self.longest.acceptance_by_position,

@@ -90,6 +90,8 @@ class Exports:
                 pair.target_config,
                 context_length=context,
                 prefill_lengths=prefill,
+                # Not the default 3: a pass of five rows is more than one tile of the kernels.
+                draft_tokens=4,
                 verify_lengths=verify_lengths,
                 weights=weights,
                 activations=activations,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -63,6 +64,21 @@ def test_one_repetition_shows_no_spread() -> None:
 def test_a_length_without_its_own_verify_is_offered_for_measuring() -> None:
     lines = advice(report((1.2, 1.2), (1.8, 1.9), (1.4, 1.4), own=2.5))
     assert "export with --verify-lengths 1 to measure it" in lines[-1]
+
+
+def test_a_pass_costs_what_its_tile_of_rows_costs() -> None:
+    costs = StepCosts({1: 1.0, 4: 1.1, 5: 2.0, 8: 2.1}, 0.1)
+    assert [costs.own_pass(tokens) for tokens in (1, 2, 4, 5, 6, 8)] == [1.0, 1.1, 1.1, 2.0, 2.1, 2.1]
+    assert costs.tile_step == (4, 5, pytest.approx(2.0 / 1.1))
+    assert StepCosts({1: 1.0, 5: 3.0}, 0.1).own_pass(3) == 2.0
+    assert StepCosts({1: 1.0, 5: 3.0}, 0.1).tile_step is None
+
+
+def test_the_step_between_tiles_is_shown() -> None:
+    made = report((1.2, 1.2), (1.8, 1.9), (1.4, 1.4))
+    stepped = replace(made, costs=StepCosts({1: 1.0, 4: 1.1, 5: 2.0}, 0.1))
+    assert "A verify of 5 tokens costs 1.82 times one of 4" in " ".join(advice(stepped))
+    assert stepped.as_dict()["second_tile_costs"] == pytest.approx(2.0 / 1.1)
 
 
 def test_table_fits_a_terminal_of_80_columns() -> None:
