@@ -26,6 +26,7 @@ from gemma_mtp.export.graphs.blocks import loop_over_blocks
 from gemma_mtp.export.graphs.convert import convert
 from gemma_mtp.export.graphs.signatures import Signature, drafter_signature, target_signatures
 from gemma_mtp.export.graphs.skeleton import merge
+from gemma_mtp.export.graphs.skeleton_cache import SkeletonCache
 from gemma_mtp.export.models.kv_cache import kv_signature
 from gemma_mtp.quantize.recipes import RECIPES
 from gemma_mtp.runtime.bundle.loading import ModelSource
@@ -90,7 +91,7 @@ def build(slots: int, layers: int, folder: Path, cache: Path | None) -> dict[str
     target, drafter = signatures(slots, layers)
     paths = {"target": folder / f"target-{slots}.tflite", "drafter": folder / f"drafter-{slots}.tflite"}
     if not all(path.exists() for path in paths.values()):
-        traced = convert([*target, drafter], cache=cache)
+        traced = convert([*target, drafter], cache=SkeletonCache(cache) if cache else None)
         for name, entries in (("target", target), ("drafter", [drafter])):
             weights = {weight.name: weight for entry in entries for weight in entry.weights}
             skeleton = merge([traced[entry.name] for entry in entries])
@@ -105,7 +106,7 @@ def passes(paths: dict[str, Path], slots: int, filled: int, threads: int) -> dic
     caches: dict[str, Any] = {}
     for name, path in paths.items():
         info = read_model_file(path)
-        model = compile_model(ModelSource(info, path, path.read_bytes, str(path)), threads)
+        model = compile_model(ModelSource(info, path.read_bytes, str(path)), threads)
         for signature in info.signatures:
             graph = Graph(model, signature)
             caches = caches or graph.create_caches()
