@@ -144,6 +144,7 @@ def _set_scales(tensors: list[Any], scales: np.ndarray) -> None:
         quantization.quantizedDimension = 0
         tensor.quantization = quantization
 
+
 def _write_scales(file: BinaryIO, slot: _Slot, scales: np.ndarray | None) -> np.ndarray | None:
     """Write what is left of a gathered weight's scales after the one that its whole table gets, which is returned.
 

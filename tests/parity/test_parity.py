@@ -20,6 +20,7 @@ from transformers import Gemma4AssistantForCausalLM, Gemma4ForConditionalGenerat
 from gemma_mtp.export.checkpoint.pair import open_pair
 from gemma_mtp.export.parity import open_oracle, parse_size
 from gemma_mtp.runtime.errors import UserError
+from gemma_mtp.runtime.parity.options import VerifyOptions
 from gemma_mtp.runtime.parity.oracle.oracle import Oracle
 from gemma_mtp.runtime.parity.oracle.reference import draft, target_states
 from gemma_mtp.runtime.parity.report.measures import (
@@ -33,7 +34,7 @@ from gemma_mtp.runtime.parity.report.measures import (
 )
 from gemma_mtp.runtime.parity.report.report import Stage, Verdict
 from gemma_mtp.runtime.parity.report.thresholds import THRESHOLDS, read_thresholds, weight_format
-from gemma_mtp.runtime.parity.verify import VerifyOptions, verify
+from gemma_mtp.runtime.parity.verify import verify
 from gemma_mtp.runtime.text.prompts import Prompt
 from tests.conftest import CONTEXT, DRAFTER, TARGET, WINDOW, BundleOf
 from tests.support.faults import FAULTS, Fault, plant, planted
@@ -243,7 +244,7 @@ def test_text_only_checkpoint_and_padding_token(tmp_path: Path, torch_pair, sequ
 def test_fixture_for_other_projects(pytester: pytest.Pytester, small_fp32: Path, tmp_path: Path) -> None:
     faulty = planted(small_fp32, FAULTS["no embedding scale"], tmp_path / "faulty")
     pytester.makepyfile(f"""
-        from gemma_mtp.runtime.parity.verify import VerifyOptions
+        from gemma_mtp.runtime.parity.options import VerifyOptions
         from gemma_mtp.runtime.text.prompts import Prompt
 
         PAIR = ({str(TARGET)!r}, {str(DRAFTER)!r})

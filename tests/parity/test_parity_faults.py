@@ -17,9 +17,10 @@ from gemma_mtp.export.parity import open_oracle
 from gemma_mtp.runtime.bundle.container import BundleFile
 from gemma_mtp.runtime.bundle.model_file import read_model
 from gemma_mtp.runtime.decoding.engine import Engine
+from gemma_mtp.runtime.parity.options import VerifyOptions
 from gemma_mtp.runtime.parity.oracle.oracle import Oracle
 from gemma_mtp.runtime.parity.report.report import Report
-from gemma_mtp.runtime.parity.verify import VerifyOptions, verify
+from gemma_mtp.runtime.parity.verify import verify
 from gemma_mtp.runtime.text.prompts import Prompt
 from tests.conftest import DRAFTER, TARGET, BundleOf, Exports, HeldOutPrompt
 from tests.support import graph_faults as graphs
