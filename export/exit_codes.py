@@ -32,12 +32,12 @@ def remember_verbose(ctx: click.Context, parameter: click.Parameter, value: bool
 
 def report(error: BaseException, context: click.Context | None) -> int:
     """Print what happened on standard error, in one line; exit code of the process."""
-    if context is not None and context.meta.get(_VERBOSE) and not isinstance(error, click.ClickException):
-        traceback.print_exception(error)
     if isinstance(error, BrokenPipeError):
         # Python writes what is left when it ends, and would complain once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     line, code = _line(error)
+    if code == INTERNAL and context is not None and context.meta.get(_VERBOSE):
+        traceback.print_exception(error)
     click.echo(f"{'Internal error' if code == INTERNAL else 'Error'}: {one_line(line)}", err=True)
     return code
 

@@ -53,9 +53,9 @@ for command in (
 def main() -> NoReturn:
     """Entry point: every error becomes one line and an exit code; see exit_codes.py."""
     signal.signal(signal.SIGTERM, _interrupt)
-    context = None
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # As nohup sets it.
         signal.signal(signal.SIGHUP, _interrupt)
+    context = None
     try:
         context = cli.make_context("gemma-mtp-export", sys.argv[1:])
         with context:

@@ -246,5 +246,5 @@ def test_indices_and_sizes_that_cannot_be_true_are_named(name: str) -> None:
 def test_a_part_whose_text_is_none_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "prompts.jsonl"
     file.write_text('{"messages": [{"role": "user", "content": [{"type": "text", "text": []}]}]}', "utf-8")
-    with pytest.raises(UserError, match="line 1: messages must be"):
+    with pytest.raises(UserError, match="line 1: messages, number 1: content has"):
         read_prompts(file)

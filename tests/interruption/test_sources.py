@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from safetensors import safe_open
 
 from gemma_mtp.export.checkpoint.adapted import AdaptedCheckpoint
 from gemma_mtp.export.checkpoint.files import Checkpoint
@@ -83,7 +84,8 @@ def test_file_that_appears_is_noticed(folder: Path) -> None:
 def test_shards_in_folders_of_their_own_are_pinned(folder: Path) -> None:
     (folder / "deep").mkdir()
     (folder / "model.safetensors").rename(folder / "deep" / "a.safetensors")
-    index = {"weight_map": {"any": "deep/a.safetensors"}}
+    with safe_open(folder / "deep" / "a.safetensors", framework="pt") as file:
+        index = {"weight_map": dict.fromkeys(file.keys(), "deep/a.safetensors")}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     checkpoint = Checkpoint(str(folder))
     checkpoint.check_unchanged()
