@@ -144,7 +144,7 @@ def test_faulty_bundle_exits_with_1(check: Command, small_fp32: Path, tmp_path: 
     code, output, _ = check(faulty, *PAIR, "--no-stock", "--max-tokens", 8, "--probe-tokens", 40, "-q")
     assert code == 1
     assert len(output.strip().splitlines()) == 1
-    assert output.startswith("FAIL, first in drafter")
+    assert output.startswith("FAIL, first in weights")
 
 
 def test_what_was_not_checked_is_said(check: Command, small_int8: Path) -> None:
