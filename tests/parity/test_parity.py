@@ -155,12 +155,18 @@ def test_what_was_not_checked_is_said(check: Command, small_int8: Path) -> None:
         assert what in " ".join(output.split())
 
 
+def test_truncated_bundle_is_reported(check: Command, small_int8: Path, tmp_path: Path) -> None:
+    (tmp_path / "cut.litertlm").write_bytes((small_int8 / "model.litertlm").read_bytes()[:100_000])
+    code, output, _ = check(tmp_path / "cut.litertlm", *PAIR, "-q")
+    assert code == 1
+    assert output.startswith("FAIL, first in contract: the bundle can be read is ")
+    assert "truncated" in output
+
+
 def test_bad_input_is_one_line(check: Command, small_fp32: Path, small_int8: Path, tmp_path: Path) -> None:
     (tmp_path / "limits.json").write_text('{"logit": 1}')
-    (tmp_path / "cut.litertlm").write_bytes((small_int8 / "model.litertlm").read_bytes()[:100_000])
     cases = [
         ((tmp_path / "none.litertlm", *PAIR), "no such file"),
-        ((tmp_path / "cut.litertlm", *PAIR), "truncated"),
         ((small_int8, DRAFTER, TARGET), "expected a target"),
         ((small_int8, *PAIR, "--max-memory", "1MB"), "are needed"),
         ((small_int8, *PAIR, "--max-memory", "much"), "expected a size"),
@@ -323,9 +329,9 @@ def test_model_of_nan_fails_and_its_report_can_be_read(check: Command, small_fp3
     files = ("--json", tmp_path / "parity.json", "--html", tmp_path / "parity.html")
     code, output, _ = check(bundle, *PAIR, "--no-stock", "--max-tokens", 4, "--probe-tokens", 40, *files)
     assert code == 1
-    assert output.splitlines()[-1].startswith("FAIL, first in prefill")
+    assert output.splitlines()[-1].startswith("FAIL, first in weights")
     report = json.loads((tmp_path / "parity.json").read_text(), parse_constant=refuse)
-    assert report["first_failure"] == "prefill"
+    assert [stage["name"] for stage in report["stages"] if stage["verdict"] == "fail"][:2] == ["weights", "prefill"]
     assert (tmp_path / "parity.html").read_text().count("<svg") == 4
 
 
