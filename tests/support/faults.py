@@ -274,13 +274,14 @@ FAULTS = {
         DRAFTER, graphs.scaled_output("projected_activations", 1.1), "drafter", BOTH
     ),
 }
-# Faults in one signature of several alone: every other one is sound. The probe's plan runs the longest prefill.
+# Faults in one signature of several alone: every other one is sound. The probe is prefilled by the longest one, and its
+# last token by the shortest.
 SIGNATURES = {
-    "prefill_8": "verify against decode",
+    "prefill_8": "prefill",
     "prefill_16": "verify against decode",
     "prefill_32": "prefill",
     "decode": "decode and verify",
     "verify": "decode and verify",
-    "verify_3": "verify against decode",
-    "verify_9": "verify against decode",
+    "verify_2": "verify against decode",
+    "verify_8": "verify against decode",
 }
