@@ -8,6 +8,7 @@ from ..quantize.recipes import RECIPES, Recipe
 from ..runtime.bundle.contract import is_placeholder
 from ..runtime.errors import UserError
 from .checkpoint.config import TargetConfig
+from .models.kv_cache import CACHE_DTYPES, CacheFormat
 
 # LiteRT-LM drops a prefill longer than the room that is left, so one that always fits must be among them.
 SHORT_PREFILL = 8
@@ -28,7 +29,8 @@ class ExportOptions:
     `context_length` is the advertised maximum of prompt and answer together, in tokens; `prefill_lengths` ascend.
     `draft_tokens` is what LiteRT-LM drafts per round; `verify_lengths`, ascending, are further draft lengths that a
     runtime may choose from. `activations`, one of ACTIVATIONS, is what a GPU computes in; None lets LiteRT-LM
-    choose. `backends`, in the order of BACKENDS, are those that target and drafter are for.
+    choose. `backends`, in the order of BACKENDS, are those that target and drafter are for. `kv_cache` is how
+    caches are stored.
     """
 
     context_length: int
@@ -38,6 +40,7 @@ class ExportOptions:
     recipe: Recipe
     activations: str | None = None
     backends: tuple[str, ...] = BACKENDS
+    kv_cache: CacheFormat = "fp32"
 
     @property
     def longest_draft(self) -> int:
@@ -55,6 +58,7 @@ def resolve_options(
     weights: str = "int8",
     activations: str | None = None,
     backends: tuple[str, ...] = BACKENDS,
+    kv_cache: CacheFormat = "fp32",
 ) -> ExportOptions:
     """Options with defaults filled in from the target's limits.
 
@@ -65,11 +69,19 @@ def resolve_options(
         raise UserError(f"--weights: {weights!r} is unknown, expected one of {', '.join(RECIPES)}")
     if activations is not None and activations not in ACTIVATIONS:
         raise UserError(f"--activations: {activations!r} is unknown, expected one of {', '.join(ACTIVATIONS)}")
+    if kv_cache not in CACHE_DTYPES:
+        raise UserError(f"--kv-cache: {kv_cache!r} is unknown, expected one of {', '.join(CACHE_DTYPES)}")
     for backend in backends or ("",):
         if backend not in BACKENDS:
             raise UserError(f"--backends: {backend!r} is unknown, expected one or more of {', '.join(BACKENDS)}")
     if activations is not None and "gpu" not in backends:
         raise UserError(f"--activations: {activations} is for the GPU, which --backends leaves out; drop one of them")
+    if kv_cache == "fp16" and "gpu" in backends and activations not in (None, "fp16"):
+        # LiteRT-LM 0.18.1 wrote nonsense then: its kernels store what they compute in, whatever the tensor's type.
+        raise UserError(
+            f"--kv-cache: fp16 gives wrong text on a GPU that computes in {activations}; use --activations fp16, or"
+            " fp32 or int8 caches"
+        )
     if not 1 <= draft_tokens <= _MAX_DRAFT_TOKENS:
         raise UserError(f"--num-draft-tokens: {draft_tokens}, expected 1 to {_MAX_DRAFT_TOKENS}")
     for length in verify_lengths:
@@ -109,4 +121,5 @@ def resolve_options(
         RECIPES[weights],
         activations,
         tuple(backend for backend in BACKENDS if backend in backends),
+        kv_cache,
     )

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import mmap
+from collections.abc import Sequence
 from pathlib import Path
 
+from ..runtime.bundle.cache_scales import scale_problems
 from ..runtime.bundle.model_file import read_model_file
 from ..runtime.bundle.names import MTP_DRAFTER, PREFILL_DECODE, TEMPLATE_NOTE
 from ..runtime.errors import UserError
 from ..runtime.gpu.check import GPU_MODELS, check_model
 from ..runtime.scratch import remove_temporary_leftovers
+from ..runtime.text.prompts import Prompt
 from .bundle.manifest import make_manifest
 from .bundle.metadata import executor_metadata, llm_metadata
 from .bundle.packing import MODELS, BundleParts, write_bundle
@@ -20,11 +23,14 @@ from .checkpoint.pair import Pair, fine_tune_note
 from .checkpoint.values import read_weight
 from .checks import check_places, check_space
 from .graphs.bind import BoundFile, bind
+from .graphs.blocks import SLOTS_PER_BLOCK, loop_over_blocks
+from .graphs.cache_scales import set_cache_scales
 from .graphs.convert import convert
 from .graphs.plan import elements, plan_models
 from .graphs.skeleton import merge
 from .graphs.skeleton_cache import SkeletonCache
-from .models.kv_cache import cache_length, check_shared, kv_signature
+from .kv_scales import scales_from_norms, scales_from_prompts
+from .models.kv_cache import KVSignature, cache_length, check_shared, kv_signature
 from .options import ACTIVATIONS, BACKENDS, ExportOptions
 from .progress import Reporter
 from .staging import names_failure, remove_unfinished, staged_folder
@@ -44,6 +50,7 @@ def export(
     show_converter_output: bool = False,
     chat_template: Path | None = None,
     allow_template_difference: bool = False,
+    kv_cache_prompts: Sequence[Prompt] = (),
 ) -> Path:
     """Write `model.litertlm`, its models as single .tflite files and `manifest.json` into the new folder `out`.
 
@@ -56,6 +63,7 @@ def export(
         show_converter_output: let the converter write to standard error.
         chat_template: a file with another template than the target's own.
         allow_template_difference: pack the template, too, where LiteRT-LM renders it otherwise than transformers.
+        kv_cache_prompts: take the scales of int8 caches from these, not from the norms.
 
     Returns:
         Path of the bundle.
@@ -79,9 +87,8 @@ def export(
         reporter.say(line)
     for warning in text.warnings:
         reporter.say(f"{pair.target.folder.name}: {warning}")
-    kv = kv_signature(
-        pair.target_config, pair.drafter_config, cache_length(options.context_length, options.longest_draft)
-    )
+    length = cache_length(options.context_length, options.longest_draft)
+    kv = kv_signature(pair.target_config, pair.drafter_config, length, options.kv_cache)
     models = plan_models(pair, kv, options)
     for model in models.values():
         model.checkpoint.check(model.weights.values())
@@ -91,6 +98,7 @@ def export(
             reporter.say(f"{checkpoint.folder.name}: skipping {line}")
 
     check_space(out, models, options.recipe, text.tokenizer)
+    scales = _cache_scales(pair, kv, kv_cache_prompts, chat_template, reporter)
     with staged_folder(out) as staging:
         signatures = [signature for model in models.values() for signature in model.signatures]
         with (
@@ -108,6 +116,8 @@ def export(
         paths = {name: staging / f"{name}.tflite" for name in models}
         for name, model in models.items():
             skeleton = merge([traced[signature.name] for signature in model.signatures])
+            set_cache_scales(skeleton, scales)
+            loop_over_blocks(skeleton, pair.target_config.sliding.window or SLOTS_PER_BLOCK)
             total = sum(elements(weight) for weight in model.weights.values())
             with names_failure(f"writing {name}", paths[name]), reporter.stage(f"Writing {name}", total) as advance:
                 bound[name] = bind(
@@ -133,6 +143,9 @@ def export(
             )
             write_bundle(parts, staging / BUNDLE_NAME)
             manifest = make_manifest(pair, options, kv, models, bound, staging / BUNDLE_NAME)
+            if scales:
+                source = f"{len(kv_cache_prompts)} prompts" if kv_cache_prompts else "norms"
+                manifest["kv_signature"] |= {"scales": scales, "scales_from": source}
             manifest["chat_template"] = as_dict(adapted, Path(text.template_source).name)
             (staging / MANIFEST_NAME).write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
         _check_sources(pair)
@@ -145,12 +158,29 @@ def _check_sources(pair: Pair) -> None:
     pair.drafter.check_unchanged()
 
 
+def _cache_scales(
+    pair: Pair, kv: KVSignature, prompts: Sequence[Prompt], chat_template: Path | None, reporter: Reporter
+) -> dict[str, float]:
+    """The scales of int8 caches by name; empty for caches of other formats."""
+    if kv.format != "int8":
+        if prompts:
+            raise UserError(f"--kv-cache-prompts: is for int8 caches, these are {kv.format}; drop it or --kv-cache")
+        return {}
+    if not prompts:
+        return scales_from_norms(pair, kv)
+    with reporter.stage("Running prompts for the caches' scales", 1):
+        return scales_from_prompts(pair, kv, prompts, chat_template)
+
+
 def _check_written(paths: dict[str, Path]) -> None:
     """Check the KV signature on the finished files: what the drafter reads, every target signature writes."""
     target, drafter = (read_model_file(paths[name]) for name in (PREFILL_DECODE, MTP_DRAFTER))
     for signature in target.signatures:
         check_shared(signature.caches(written=True), signature.caches(written=False))
         check_shared(signature.caches(written=True), drafter.signatures[0].caches(written=False))
+    places = {name: read_model_file(path).cache_scales for name, path in paths.items()}
+    if problems := scale_problems(places):
+        raise AssertionError(f"the caches' scales do not agree: {problems[0]}")
 
 
 def _check_gpu(paths: dict[str, Path]) -> None:

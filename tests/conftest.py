@@ -20,6 +20,7 @@ from transformers import AutoTokenizer
 from gemma_mtp.export.checkpoint.pair import open_pair
 from gemma_mtp.export.cli import main as cli
 from gemma_mtp.export.demo import SMALL_PAIR
+from gemma_mtp.export.models.kv_cache import CacheFormat
 from gemma_mtp.export.options import BACKENDS, resolve_options
 from gemma_mtp.export.pipeline import export
 from gemma_mtp.export.progress import Reporter
@@ -80,6 +81,7 @@ class Exports:
         activations: str | None = None,
         backends: tuple[str, ...] = BACKENDS,
         adapters: tuple[Path, ...] = (),
+        kv_cache: CacheFormat = "fp32",
     ) -> Path:
         """Folder of the export called `name`, made now if it is new."""
         if name not in self.done:
@@ -92,6 +94,7 @@ class Exports:
                 weights=weights,
                 activations=activations,
                 backends=backends,
+                kv_cache=kv_cache,
             )
             reporter = Reporter(Console(stderr=True))
             out = self.folder / name
@@ -124,6 +127,24 @@ def small_fp32(exports: Exports) -> Path:
 @pytest.fixture(scope="session")
 def small_int8(exports: Exports) -> Path:
     return exports("small-int8", weights="int8")
+
+
+@pytest.fixture(scope="session")
+def kv_fp16(exports: Exports) -> Path:
+    """float32 weights, float16 caches."""
+    return exports("kv-fp16", kv_cache="fp16")
+
+
+@pytest.fixture(scope="session")
+def kv_int8(exports: Exports) -> Path:
+    """float32 weights, int8 caches."""
+    return exports("kv-int8", kv_cache="int8")
+
+
+@pytest.fixture(scope="session")
+def all_int8(exports: Exports) -> Path:
+    """int8 weights and caches."""
+    return exports("all-int8", weights="int8", kv_cache="int8")
 
 
 @pytest.fixture(scope="session")

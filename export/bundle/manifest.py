@@ -49,6 +49,7 @@ def make_manifest(
         "packages": {package: version(package) for package in _RECORDED_PACKAGES},
         "kv_signature": {
             "length": kv.length,
+            "format": kv.format,
             "target": {name: list(shape) for name, shape in kv.target_shapes().items()},
             "drafter": {name: list(shape) for name, shape in kv.drafter_shapes().items()},
         },

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from ...quantize.recipes import RECIPES
 from ..exit_codes import remember_verbose
+from ..models.kv_cache import CACHE_DTYPES, CacheFormat
 from ..options import (
     ACTIVATIONS,
     BACKENDS,
@@ -72,6 +73,14 @@ def export_options(command: Callable[..., None]) -> Callable[..., None]:
                 help=f"Prompt and answer together.  [default: {DEFAULT_CONTEXT_LENGTH}, or the model's maximum]",
             ),
             click.option(
+                "--kv-cache", type=click.Choice(list(CACHE_DTYPES)), default="fp32", show_default=True,
+                help="How the KV caches are stored: int8 takes a quarter of fp32's memory, fp16 half.",
+            ),
+            click.option(
+                "--kv-cache-prompts", type=click.Path(path_type=Path), metavar="FILE.jsonl",
+                help="Take int8 caches' scales from these prompts.  [default: from the norms before the caches]",
+            ),
+            click.option(
                 "--prefill-lengths", callback=_lengths, metavar="N,N,...",
                 help=f"Chunk sizes; {SHORT_PREFILL} joins them where none is that short.  [default: {defaults}]",
             ),
@@ -113,12 +122,15 @@ def run_export(
     context_length: int | None,
     prefill_lengths: tuple[int, ...] | None,
     verify_lengths: tuple[int, ...] | None,
+    kv_cache: CacheFormat,
+    kv_cache_prompts: Path | None,
     skeleton_cache: Path | None,
     verbose: bool,
     chat_template: Path | None,
     allow_template_difference: bool,
 ) -> Path:
     """Open the pair, resolve the options, show them and export; path of the bundle."""
+    from ...runtime.text.prompts import read_prompts
     from ..checkpoint.pair import open_pair
     from ..options import resolve_options
     from ..pipeline import export
@@ -136,7 +148,9 @@ def run_export(
         weights=weights,
         activations=activations,
         backends=backends,
+        kv_cache=kv_cache,
     )
+    calibration = read_prompts(kv_cache_prompts) if kv_cache_prompts else ()
     if not quiet:
         console.print(options_table(pair, options, out))
     reporter = Reporter(console, quiet=quiet)
@@ -149,4 +163,5 @@ def run_export(
         show_converter_output=verbose,
         chat_template=chat_template,
         allow_template_difference=allow_template_difference,
+        kv_cache_prompts=calibration,
     )

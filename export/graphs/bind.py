@@ -19,7 +19,7 @@ from ...quantize.tensors import BYTES_PER_ELEMENT, store
 from ...runtime.bundle.flatbuffer import pack
 from ..checkpoint.hub import sha256_of
 from ..checkpoint.weights import HEAD_ROWS, HEAD_SCALES, Role, Weight
-from .skeleton import gather_rows
+from .skeleton import fill_instead_of_broadcast, gather_rows
 from .trace import WEIGHT_PREFIX
 
 _ALIGNMENT = 64
@@ -76,6 +76,7 @@ def bind(
     """
     slots = _take_weights_from_inputs(model, weights, recipe)
     gather_rows(model)
+    fill_instead_of_broadcast(model)
     # Sizes do not depend on values, so the flatbuffer's length is known before any weight is read.
     head = _round_up(len(pack(model)))
     offset = head

@@ -60,8 +60,9 @@ def _step_inputs(tokens: int, length: int) -> dict[str, TensorSpec]:
     }
 
 
-def _caches(shapes: dict[str, tuple[int, ...]]) -> dict[str, TensorSpec]:
-    return {name: TensorSpec(shape) for name, shape in shapes.items()}
+def _caches(shapes: dict[str, tuple[int, ...]], kv: KVSignature) -> dict[str, TensorSpec]:
+    dtype: torch.dtype = getattr(torch, kv.dtype)
+    return {name: TensorSpec(shape, dtype) for name, shape in shapes.items()}
 
 
 def _target_inputs(config: TargetConfig, kv: KVSignature, tokens: int) -> dict[str, TensorSpec]:
@@ -69,7 +70,7 @@ def _target_inputs(config: TargetConfig, kv: KVSignature, tokens: int) -> dict[s
         "embeddings": TensorSpec((1, tokens, config.hidden_size)),
         "per_layer_embeddings": TensorSpec((1, tokens, config.layers, config.ple_dim)),
         **_step_inputs(tokens, kv.length),
-        **_caches(kv.target_shapes()),
+        **_caches(kv.target_shapes(), kv),
     }
 
 
@@ -137,7 +138,7 @@ def drafter_signature(target: TargetConfig, config: DrafterConfig, kv: KVSignatu
     inputs = {
         "activations": TensorSpec((1, 1, 2 * config.backbone_hidden_size)),
         **_step_inputs(1, kv.length),
-        **_caches(kv.drafter_shapes()),
+        **_caches(kv.drafter_shapes(), kv),
     }
     function = partial(_draft, DrafterModel(config, target, kv))
     return Signature(MTP_DRAFTER, function, inputs, tuple(drafter_weights(config, kv.length)))

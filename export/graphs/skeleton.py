@@ -6,6 +6,8 @@ only, so it is small, quick to parse and can be kept for the next export.
 
 from __future__ import annotations
 
+import math
+from copy import copy
 from typing import Any
 
 from ai_edge_litert import schema_py_generated as schema
@@ -74,6 +76,26 @@ def gather_rows(model: Any) -> None:
             if not is_float:
                 operators.append(_dequantize_output(model, graph, operator, graph.tensors[int(table)]))
         graph.operators = operators
+
+
+def fill_instead_of_broadcast(model: Any) -> None:
+    """Turn every BROADCAST_TO of one constant value into a FILL, which the CPU does many times faster."""
+    for graph in model.subgraphs:
+        for operator in graph.operators:
+            if operator_code(model, operator) != schema.BuiltinOperator.BROADCAST_TO:
+                continue
+            value, shape = (int(index) for index in operator.inputs)
+            tensor = graph.tensors[value]
+            data = model.buffers[tensor.buffer].data
+            if data is None or math.prod(tensor.shape) != 1:
+                continue
+            scalar = copy(tensor)
+            scalar.shape, scalar.shapeSignature = [], None
+            graph.tensors.append(scalar)
+            operator.opcodeIndex = _code(model, schema.BuiltinOperator.FILL, version=1)
+            operator.inputs = [shape, len(graph.tensors) - 1]
+            operator.builtinOptionsType = schema.BuiltinOptions.FillOptions
+            operator.builtinOptions = schema.FillOptionsT()
 
 
 def _dequantize_output(model: Any, graph: Any, operator: Any, like: Any) -> Any:

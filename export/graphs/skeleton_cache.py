@@ -33,6 +33,7 @@ TRACED_SOURCES = (
     "export/models/kv_cache.py",
     "export/models/layers.py",
     "export/models/target.py",
+    "export/models/windowed.py",
     "runtime/bundle/names.py",
 )
 _DIGEST = 64  # Hexadecimal digits of a SHA-256; they and a line feed stand before the flatbuffer.

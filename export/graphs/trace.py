@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from ..checkpoint.weights import Role
+from ..models.windowed import register_lowering
 from .signatures import Signature, Tensors
 
 WEIGHT_PREFIX = "weights_"
@@ -36,6 +37,8 @@ class _Entry(torch.nn.Module):
 def trace(signature: Signature) -> bytes:
     """Flatbuffer of one signature whose weights are inputs; a few hundred kilobytes whatever the model's size."""
     import litert_torch  # Seconds of import time, paid by the worker alone.
+
+    register_lowering()
 
     # Never written or read, so these cost no memory however large they are.
     weights = {

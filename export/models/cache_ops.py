@@ -4,6 +4,9 @@
 on its own packed cache layout; on the CPU their decompositions, written here, run. Names, inputs and attributes as in
 litert-torch 0.10's experimental composites. litert-torch is imported where it is used: it takes seconds to load, and
 only the processes that trace need it.
+
+Rows are cast to the caches' dtype as they are written and back as they are read. The casts of int8 caches mean nothing
+yet: a graph does not depend on weights, scales do, so binding makes QUANTIZE and DEQUANTIZE of them.
 """
 
 from __future__ import annotations
@@ -11,6 +14,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+
+from .windowed import Window, windowed_scores, windowed_values
 
 # Far below any score, yet inside float16: a row that is masked whole (prefill's padding) must not turn into NaN.
 MASKED = -3e4
@@ -31,8 +36,8 @@ def cache_update(
         new_key: float32 `[1, kv_heads, T, head_dim]`.
         new_value: float32 `[1, kv_heads, T, head_dim]`; turned into the cache's layout here.
         param_tensor: int32 `[1, 1, 1, 7]`, `{start, end, end, 0, 0, 0, 0}`; what the GPU kernel reads.
-        cache_key: float32 `[1, kv_heads, L, head_dim]`.
-        cache_value: float32 `[1, kv_heads, head_dim, L]`.
+        cache_key: `[1, kv_heads, L, head_dim]`; float32, float16 or int8.
+        cache_value: `[1, kv_heads, head_dim, L]`, likewise.
         start: int32 `[]`, the first slot; what the CPU reads.
 
     Returns:
@@ -59,22 +64,36 @@ def cache_update(
     )
     # The converter drops a composite's unused inputs, so the decomposition must touch param_tensor too.
     unused = (param_tensor.sum() * 0).to(new_key.dtype)
-    updated_key = dynamic_update_slice(cache_key, new_key + unused, list(key_indices))
-    updated_value = dynamic_update_slice(cache_value, new_value.transpose(2, 3) + unused, list(value_indices))
+    key_rows = (new_key + unused).to(cache_key.dtype)
+    value_rows = (new_value.transpose(2, 3) + unused).to(cache_value.dtype)
+    updated_key = dynamic_update_slice(cache_key, key_rows, list(key_indices))
+    updated_value = dynamic_update_slice(cache_value, value_rows, list(value_indices))
     return builder.mark_outputs(updated_key, updated_value)
 
 
-def query_key_product(query: torch.Tensor, cache_key: torch.Tensor, param_tensor: torch.Tensor) -> torch.Tensor:
-    """Attention scores: `[1, kv_heads, M, head_dim]` x `[1, kv_heads, L, head_dim]` -> `[1, kv_heads, M, L]`."""
-    return _runtime_bmm(query, cache_key, param_tensor, is_value=False)
+def query_key_product(
+    query: torch.Tensor, cache_key: torch.Tensor, param_tensor: torch.Tensor, window: Window | None = None
+) -> torch.Tensor:
+    """Attention scores: `[1, kv_heads, M, head_dim]` x `[1, kv_heads, L, head_dim]` -> `[1, kv_heads, M, L]`.
+
+    With `window`, whose tokens are the fastest axis of M, columns outside each row's window hold anything finite.
+    """
+    return _runtime_bmm(query, cache_key, param_tensor, window, is_value=False)
 
 
-def weight_value_product(weights: torch.Tensor, cache_value: torch.Tensor, param_tensor: torch.Tensor) -> torch.Tensor:
-    """Attention output: `[1, kv_heads, M, L]` x `[1, kv_heads, head_dim, L]` -> `[1, kv_heads, M, head_dim]`."""
-    return _runtime_bmm(weights, cache_value, param_tensor, is_value=True)
+def weight_value_product(
+    weights: torch.Tensor, cache_value: torch.Tensor, param_tensor: torch.Tensor, window: Window | None = None
+) -> torch.Tensor:
+    """Attention output: `[1, kv_heads, M, L]` x `[1, kv_heads, head_dim, L]` -> `[1, kv_heads, M, head_dim]`.
+
+    With `window`, `weights` must be 0 outside each row's window.
+    """
+    return _runtime_bmm(weights, cache_value, param_tensor, window, is_value=True)
 
 
-def _runtime_bmm(lhs: torch.Tensor, cache: torch.Tensor, param_tensor: torch.Tensor, *, is_value: bool) -> torch.Tensor:
+def _runtime_bmm(
+    lhs: torch.Tensor, cache: torch.Tensor, param_tensor: torch.Tensor, window: Window | None, *, is_value: bool
+) -> torch.Tensor:
     from litert_torch.hlfb import StableHLOCompositeBuilder
 
     builder: Any = StableHLOCompositeBuilder(
@@ -84,11 +103,19 @@ def _runtime_bmm(lhs: torch.Tensor, cache: torch.Tensor, param_tensor: torch.Ten
     lhs, cache, param_tensor = builder.mark_inputs(lhs, cache, param_tensor)
     # Touch param_tensor on whichever side has head_dim columns, the far smaller one.
     unused = (param_tensor.sum() * 0).to(lhs.dtype)
-    if is_value:
-        product = torch.einsum("abcd,abed->abce", lhs, cache) + unused
+    if window is not None and window.cuts(cache.shape[3 if is_value else 2]):
+        cut_product = windowed_values if is_value else windowed_scores
+        product = cut_product(lhs, cache, param_tensor, window)
+    elif is_value:
+        product = _product(lhs, cache) + unused
     else:
-        product = torch.einsum("abcd,abed->abce", lhs + unused, cache)
+        product = _product(lhs + unused, cache)
     return builder.mark_outputs(product)
+
+
+def _product(lhs: torch.Tensor, rhs: torch.Tensor) -> torch.Tensor:
+    """`[a, b, c, d]` x `[a, b, e, d]` -> `[a, b, c, e]`, in the type of `lhs`."""
+    return torch.einsum("abcd,abed->abce", lhs, rhs.to(lhs.dtype))
 
 
 def masked_scores(scores: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The shared KV signature: names, shapes, layouts of every cache tensor, and which of them the drafter reads.
+"""The shared KV signature: names, shapes, layouts and format of every cache tensor, and which the drafter reads.
 
 Keys are stored `[1, kv_heads, L, head_dim]`, values `[1, kv_heads, head_dim, L]`: the layouts
 of Google's bundles and of litert-torch.
@@ -7,12 +7,16 @@ of Google's bundles and of litert-torch.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ...runtime.bundle.names import key_name, value_name
 from ...runtime.errors import UserError
 from ..checkpoint.config import DecoderConfig, DrafterConfig, TargetConfig
 
 SEQUENCE_AXIS = {"k": 2, "v": 3}
+CacheFormat = Literal["fp32", "fp16", "int8"]
+# Every format in which caches can be stored, and its dtype. int8 has one scale for each tensor, and zero point 0.
+CACHE_DTYPES: dict[CacheFormat, str] = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
 # A prime length (of 11 or more) is a placeholder to LiteRT-LM; multiples of 16 never are, and suit its GPU's tiles.
 _LENGTH_MULTIPLE = 16
 
@@ -25,7 +29,7 @@ def cache_length(context_length: int, longest_draft: int) -> int:
 
 @dataclass(frozen=True)
 class LayerCache:
-    """Key and value cache of one KV-producing layer; float32."""
+    """Key and value cache of one KV-producing layer."""
 
     layer: int
     kv_heads: int
@@ -57,11 +61,17 @@ class LayerCache:
 
 @dataclass(frozen=True)
 class KVSignature:
-    """All caches that the target reads and writes, and those of them that the drafter reads."""
+    """All caches that the target reads and writes, and those of them that the drafter reads; stored as `format`."""
 
     length: int
     target: tuple[LayerCache, ...]
     drafter: tuple[LayerCache, ...]
+    format: CacheFormat = "fp32"
+
+    @property
+    def dtype(self) -> str:
+        """Of every cache tensor: `float32`, `float16` or `int8`."""
+        return CACHE_DTYPES[self.format]
 
     def target_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of all caches by tensor name, key then value, layer by layer."""
@@ -72,7 +82,9 @@ class KVSignature:
         return {name: shape for cache in self.drafter for name, shape in cache.shapes.items()}
 
 
-def kv_signature(target: TargetConfig, drafter: DrafterConfig, length: int) -> KVSignature:
+def kv_signature(
+    target: TargetConfig, drafter: DrafterConfig, length: int, stored_as: CacheFormat = "fp32"
+) -> KVSignature:
     """The pair's KV signature for caches of `length` slots.
 
     The drafter reads the caches of the target's last KV-producing layer of each type that it has itself.
@@ -83,9 +95,8 @@ def kv_signature(target: TargetConfig, drafter: DrafterConfig, length: int) -> K
         return LayerCache(layer, attention.kv_heads, attention.head_dim, length, attention.window is not None)
 
     read = sorted({drafter_source(target, drafter, layer) for layer in range(drafter.layers)})
-    return KVSignature(
-        length, tuple(cache(layer) for layer in range(target.own_kv_layers)), tuple(cache(layer) for layer in read)
-    )
+    written = tuple(cache(layer) for layer in range(target.own_kv_layers))
+    return KVSignature(length, written, tuple(cache(layer) for layer in read), stored_as)
 
 
 def drafter_source(target: TargetConfig, drafter: DecoderConfig, layer: int) -> int:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from ..checkpoint.config import DecoderConfig, LayerType
 from ..checkpoint.weights import ROPE_TABLES
 from .cache_ops import cache_update, masked_scores, query_key_product, weight_value_product, window_mask
+from .windowed import Window
 
 Weights = Mapping[str, torch.Tensor]
 
@@ -112,11 +113,12 @@ def attend(
     query = rotate(query, step.rope[config.layer_types[layer]]).transpose(1, 2)  # [1, heads, T, head_dim]
     # Query heads that share a kv head lie side by side, so a group folds into the rows of one product.
     grouped = query.reshape(1, attention.kv_heads, -1, head_dim)  # [1, kv_heads, heads / kv_heads * T, head_dim]
-    scores = query_key_product(grouped, cache[0], step.param_tensor)
+    window = None if attention.window is None else Window(attention.window, tokens)
+    scores = query_key_product(grouped, cache[0], step.param_tensor, window)
     length = scores.shape[-1]
     scores = masked_scores(scores.reshape(1, heads, tokens, length), step.masks[config.layer_types[layer]])
     shares = F.softmax(scores, dim=-1).reshape(1, attention.kv_heads, -1, length)
-    mixed = weight_value_product(shares, cache[1], step.param_tensor).reshape(1, heads, tokens, head_dim)
+    mixed = weight_value_product(shares, cache[1], step.param_tensor, window).reshape(1, heads, tokens, head_dim)
     mixed = mixed.transpose(1, 2).reshape(1, tokens, heads * head_dim)
     return F.linear(mixed, weights[prefix + "o_proj.weight"])
 

@@ -5,10 +5,11 @@ LiteRT-LM finds tensors by name and accepts several spellings; bundles from else
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from ..errors import UserError
+from .cache_scales import scale_problems, scales_by_cache
 from .model_file import ModelInfo, SignatureInfo, TensorInfo
 from .names import EMBEDDER, KV_PREFIX, MTP_DRAFTER, PARAM_TENSOR, PER_LAYER_EMBEDDER, PREFILL_DECODE, is_cache
 
@@ -49,7 +50,9 @@ class Contract:
     """The signatures of one bundle, found and checked against each other.
 
     `prefills` and `verifies` ascend by length. `slots` is the length L of every cache; `hidden` is D, `vocabulary` V;
-    `per_layer` is `(layers, ple_dim)`, None for models without per-layer embeddings.
+    `per_layer` is `(layers, ple_dim)`, None for models without per-layer embeddings. `cache_scales` has the scale of
+    each int8 cache whose scale the models name: a stored q is the value q * scale; `scale_problems` says where models
+    disagree about one.
     """
 
     prefills: tuple[StepSignature, ...]
@@ -62,6 +65,8 @@ class Contract:
     hidden: int
     vocabulary: int
     per_layer: tuple[int, int] | None
+    cache_scales: Mapping[str, float] = field(default_factory=dict)
+    scale_problems: tuple[str, ...] = ()
 
     @property
     def max_draft_tokens(self) -> int:
@@ -118,6 +123,8 @@ def read_contract(models: dict[str, ModelInfo], where: str) -> Contract:
         hidden=hidden,
         vocabulary=_output(decode_info, "logits", where).shape[-1],
         per_layer=(per_layer.shape[-2], per_layer.shape[-1]) if per_layer else None,
+        cache_scales=scales_by_cache(models[PREFILL_DECODE].cache_scales),
+        scale_problems=tuple(scale_problems({name: model.cache_scales for name, model in models.items()})),
     )
     _check_drafting(contract, where)
     return contract

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..text.tokenizer import read_tokenizer
+from .cache_scales import scale_problems, scales_by_cache
 from .container import BundleFile
 from .loading import bundle_file_in
 from .model_file import ModelInfo, SignatureInfo, dtype_size, read_model
@@ -57,13 +58,22 @@ class Inspection:
         return "clustered" if _CLUSTERED_HEAD_OPERATOR in self.drafter.operators else "dense"
 
     @property
-    def kv_bytes(self) -> int:
-        """Bytes of all caches that the target writes."""
+    def kv_caches(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Shape and dtype of all caches that the target writes, by name."""
         target = self.models.get(PREFILL_DECODE)
         decode = target.signature("decode") if target else None
-        caches = decode.caches(written=True) if decode else {}
+        return decode.caches(written=True) if decode else {}
+
+    @property
+    def kv_dtypes(self) -> list[str]:
+        """How caches are stored: one dtype, in bundles of this project."""
+        return sorted({dtype for _, dtype in self.kv_caches.values()})
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of all caches that the target writes."""
         total = 0
-        for shape, dtype in caches.values():
+        for shape, dtype in self.kv_caches.values():
             elements = dtype_size(dtype)
             for size in shape:
                 elements *= size
@@ -112,6 +122,7 @@ class Inspection:
                 for name, tensor in self.drafter.caches(written=False).items()
                 if written.get(name) != tensor
             ]
+        found += scale_problems({name: model.cache_scales for name, model in self.models.items()})
         metadata, draft_tokens = self.bundle.llm_metadata, self.draft_tokens
         if metadata is None:
             found.append("no LLM metadata")
@@ -155,6 +166,8 @@ class Inspection:
                 "problems": self.problems(),
             },
             "kv_cache_bytes": self.kv_bytes,
+            "kv_cache_dtypes": self.kv_dtypes,
+            "kv_cache_scales": scales_by_cache(place for model in self.models.values() for place in model.cache_scales),
             "models": {name: _model_as_dict(model) for name, model in self.models.items()},
         }
 

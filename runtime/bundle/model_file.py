@@ -13,6 +13,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from ..errors import BundleError
+from .cache_scales import StoredScale, read_scales
 from .model_check import check_model
 from .names import is_cache
 
@@ -50,10 +51,11 @@ class SignatureInfo:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """Signatures of a model, and bytes of constant data by dtype."""
+    """Signatures of a model, bytes of constant data by dtype, and every place that names an int8 cache's scale."""
 
     signatures: tuple[SignatureInfo, ...]
     constant_bytes: dict[str, int]
+    cache_scales: tuple[StoredScale, ...] = ()
 
     def signature(self, name: str) -> SignatureInfo | None:
         """The signature called `name`."""
@@ -72,7 +74,7 @@ def read_model(content: memoryview | bytes | mmap.mmap, where: str) -> ModelInfo
         check_model(content)
         model: Any = schema.Model.GetRootAs(content, 0)
         signatures = tuple(_signature(model, index) for index in range(model.SignatureDefsLength()))
-        return ModelInfo(signatures, _constant_bytes(model))
+        return ModelInfo(signatures, _constant_bytes(model), read_scales(model))
     except Exception as error:  # The flatbuffer reader fails in many ways on bytes that are no model.
         raise BundleError(f"{where}: not a readable .tflite model ({error})") from error
 

@@ -19,7 +19,7 @@ from .options import VerifyOptions
 from .oracle.oracle import Oracle
 from .report.coverage import Layout, read_layout
 from .report.report import Report
-from .report.thresholds import Thresholds, read_thresholds, weight_format
+from .report.thresholds import CACHE_LIMITS, Thresholds, read_thresholds, weight_format
 from .running import Comparison
 from .stage_runs import Progress, StageRuns
 from .stages.contract import contract_stage
@@ -63,8 +63,8 @@ def verify(
         on_progress: called with the name of the stage that runs, and what it does where there is something to say.
 
     Raises:
-        UserError: the bundle cannot be read, a prompt cannot be run, there are no limits for its weight format, or its
-            caches are quantized.
+        UserError: the bundle cannot be read, a prompt cannot be run, there are no limits for its weight format, or it
+            does not name the scales of its caches.
     """
     file = bundle_file_in(bundle)
     stages = StageRuns(STAGES, on_progress, stop_at_first_failure=options.stop_at_first_failure)
@@ -73,7 +73,8 @@ def verify(
         inspection = inspect_bundle(file)
     models = inspection.models if inspection else {}
     stored = models[PREFILL_DECODE].constant_bytes if PREFILL_DECODE in models else {}
-    name, limits = read_thresholds(options.recipe_thresholds, weight_format(stored), str(bundle))
+    caches = inspection.kv_dtypes if inspection else ()
+    name, limits = read_thresholds(options.recipe_thresholds, weight_format(stored), str(bundle), caches)
     about = about_run(
         file, oracle.bytes_needed, len(options.prompts), options.as_dict(), {"name": name, **asdict(limits)}
     )
@@ -149,9 +150,11 @@ class _Verification:
 
 
 def _check_comparable(contract: Contract, where: str) -> None:
-    dtypes = {dtype for _, dtype in contract.decode.cache_inputs.values()}
-    if quantized := sorted(dtypes - {"float32", "float16"}):
-        raise UserError(
-            f"{where}: its caches are {', '.join(quantized)}, with scales that the file does not name; verify compares"
-            " float32 and float16 caches only"
-        )
+    for name, (_, dtype) in contract.decode.cache_inputs.items():
+        if dtype not in CACHE_LIMITS:
+            raise UserError(f"{where}: {name} is {dtype}; verify compares {', '.join(CACHE_LIMITS)} caches only")
+        if dtype == "int8" and name not in contract.cache_scales:
+            raise UserError(
+                f"{where}: {name} is int8, with a scale that the file does not name (at the tensor, or as scale_k and"
+                " scale_v of odml.cache_update); verify cannot read such a cache"
+            )

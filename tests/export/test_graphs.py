@@ -72,22 +72,53 @@ def test_every_signature_equals_transformers(case, graph_runner: Load) -> None:
             assert_close(written, values[:, : slot + 5].transpose(1, 2))
 
 
+# Windows begin with the first slot up to 63 and move on from there; blocks of 64 slots end at 128 and at 256, where the
+# last one begins before its place; 267 is the last slot from which a verify pass stays within the cache of 272.
+@pytest.mark.parametrize("slot", [0, 1, 61, 63, 64, 80, 126, 190, 254, 267])
 @pytest.mark.parametrize("weights", ["small_fp32", "small_int8"])
-def test_verify_rows_equal_decode_steps_bit_for_bit(weights: str, bundle_of: BundleOf, graph_runner: Load) -> None:
+def test_verify_rows_equal_decode_steps_bit_for_bit(
+    weights: str, slot: int, bundle_of: BundleOf, graph_runner: Load
+) -> None:
     """So on the CPU, equal text with speculative decoding on and off is not luck."""
     runner = graph_runner(bundle_of(weights))
-    tokens = torch.randint(20, 2000, (90,), generator=torch.Generator().manual_seed(1)).tolist()
-    runner.prefill(tokens[:80])
+    assert runner.length == 272
+    tokens = torch.randint(20, 2000, (272,), generator=torch.Generator().manual_seed(1)).tolist()
+    runner.prefill(tokens[:slot])
     before = dict(runner.caches)
-    verify = runner.target("verify", tokens[80:85], 80)
+    verify = runner.target("verify", tokens[slot : slot + 5], slot)
     verified = dict(runner.caches)
     runner.caches = before
     for row in range(5):
-        decode = runner.target("decode", tokens[80 + row : 81 + row], 80 + row)
+        decode = runner.target("decode", tokens[slot + row : slot + row + 1], slot + row)
         np.testing.assert_array_equal(decode["logits"][0, 0], verify["logits"][0, row])
         np.testing.assert_array_equal(decode["activations"][0, 0], verify["activations"][0, row])
     for name, cache in runner.caches.items():
         np.testing.assert_array_equal(cache, verified[name])
+
+
+@pytest.mark.parametrize("weights", ["small_fp32", "small_int8"])
+def test_cache_rows_are_the_same_bits_however_a_prompt_is_cut(
+    weights: str, bundle_of: BundleOf, graph_runner: Load
+) -> None:
+    runner = graph_runner(bundle_of(weights))
+    count = 250
+    tokens = torch.randint(20, 2000, (count,), generator=torch.Generator().manual_seed(2)).tolist()
+    runner.prefill(tokens)
+    whole = dict(runner.caches)
+    for lengths in ((8,), (8, 32, 8, 32, 32), (1,), (5, 32, 1)):
+        runner.reset()
+        slot = 0
+        while slot < count:
+            for length in lengths:
+                part = tokens[slot : slot + length]
+                if part:
+                    name = "decode" if len(part) == 1 else "prefill_8" if len(part) <= 8 else "prefill_32"
+                    runner.target(name, part, slot)
+                slot += len(part)
+        for name, cache in runner.caches.items():
+            rows = cache[:, :, :count] if "_k_" in name else cache[..., :count]
+            expected = whole[name][:, :, :count] if "_k_" in name else whole[name][..., :count]
+            np.testing.assert_array_equal(rows, expected, err_msg=f"{name}, {lengths}")
 
 
 def test_draft_step_multiplies_only_centroids_and_chosen_rows(small_fp32: Path) -> None:
@@ -99,3 +130,21 @@ def test_draft_step_multiplies_only_centroids_and_chosen_rows(small_fp32: Path) 
         if operator_code(model, operator) in products:
             for index in operator.inputs[:2]:
                 assert 2048 not in list(graph.tensors[index].shape)
+
+
+@pytest.mark.parametrize("model", ["prefill_decode", "mtp_drafter"])
+def test_no_product_runs_over_the_whole_cache(model: str, small_fp32: Path) -> None:
+    """Sliding layers cut out their window, full ones go block by block; both in the composites' decompositions."""
+    parsed = parse((small_fp32 / f"{model}.tflite").read_bytes())
+    products = loops = 0
+    for graph in parsed.subgraphs:
+        for operator in graph.operators:
+            code = operator_code(parsed, operator)
+            loops += code == schema.BuiltinOperator.WHILE
+            if code == schema.BuiltinOperator.BATCH_MATMUL:
+                products += 1
+                for index in (*operator.inputs, *operator.outputs):
+                    assert 272 not in list(graph.tensors[index].shape)
+    assert products > loops > 0
+    largest = max(len(buffer.data) for buffer in parsed.buffers if buffer.data is not None)
+    assert largest < 4 * 272 * 64  # No row of zeros or mask was written out.

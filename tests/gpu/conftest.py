@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from gemma_mtp.export.models.kv_cache import CacheFormat
 from gemma_mtp.runtime.stock import StockRun, StockRuntimeError, run_stock
 from tests.conftest import CONTEXT, WINDOW, Exports, HeldOutPrompt
 from tests.gpu.vulkan import NoDeviceError, vulkan_environment
@@ -19,7 +20,7 @@ NEAR_THE_END, CROSSING = 2, 2
 
 _TRIES = 3
 
-Runs = Callable[[str, str, str], tuple[StockRun, StockRun]]
+Runs = Callable[..., tuple[StockRun, StockRun]]
 
 
 _OUTCOME = pytest.StashKey[str]()
@@ -74,13 +75,14 @@ def texts(chosen: list[HeldOutPrompt]) -> list[str]:
 
 @pytest.fixture(scope="session")
 def runs(exports: Exports, texts: list[str], device: str) -> Runs:
-    """`(off, on)` of all texts by weights, activations and backend."""
-    made: dict[tuple[str, str, str], tuple[StockRun, StockRun]] = {}
+    """`(off, on)` of all texts by weights, activations, backend and format of the caches."""
+    made: dict[tuple[str, str, str, CacheFormat], tuple[StockRun, StockRun]] = {}
 
-    def run(weights: str, activations: str, backend: str) -> tuple[StockRun, StockRun]:
-        key = (weights, activations, backend)
+    def run(weights: str, activations: str, backend: str, kv_cache: CacheFormat = "fp32") -> tuple[StockRun, StockRun]:
+        key = (weights, activations, backend, kv_cache)
         if key not in made:
-            bundle = exports(f"gpu-{weights}-{activations}", weights=weights, activations=activations)
+            name = f"gpu-{weights}-{activations}-{kv_cache}"
+            bundle = exports(name, weights=weights, activations=activations, kv_cache=kv_cache)
             file = bundle / "model.litertlm"
             off, on = (
                 run_patiently(file, texts, speculative=mtp, backend=backend, max_tokens=MAX_TOKENS)

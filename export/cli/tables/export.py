@@ -34,6 +34,7 @@ def options_table(pair: Pair, options: ExportOptions, out: Path) -> Table:
             ("drafter", f"{pair.drafter.source}: {drafter.layers} layers, hidden {drafter.hidden_size}, head {head}"),
             ("weights", options.recipe.name),
             ("context", f"{options.context_length} tokens"),
+            ("KV caches", options.kv_cache),
             ("prefill", ", ".join(map(str, options.prefill_lengths))),
             ("draft tokens", draft_lengths(options.draft_tokens, options.verify_lengths)),
             ("out", str(out)),

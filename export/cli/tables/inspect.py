@@ -24,7 +24,7 @@ def print_inspection(inspection: Inspection, console: Console) -> None:
                 ("container", about["container_version"]),
                 ("model family", about["model_family"] or "not stated"),
                 ("context", f"{about['context_length']} tokens" if about["context_length"] else "not stated"),
-                ("KV cache", size(about["kv_cache_bytes"])),
+                ("KV cache", f"{size(about['kv_cache_bytes'])}, {', '.join(about['kv_cache_dtypes'])}"),
                 ("chat template", about["chat_template_verdict"] or ("yes" if about["chat_template"] else "no")),
                 ("stop tokens", stop_tokens(inspection.stop_texts())),
                 ("needs runtime", about["min_runtime_version"] or "not stated"),

@@ -5,6 +5,7 @@ Errors are shares of the range (largest minus smallest value) of what is compare
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -122,6 +123,58 @@ THRESHOLDS = {
     ),
 }
 
+# What caches of a dtype allow beyond the limits of the weights, where it is more.
+CACHE_LIMITS: dict[str, dict[str, float]] = {
+    "float32": {},
+    # Rounding is off by at most 2^-12 of an entry; measured on the shipped pair with float32 weights.
+    "float16": {
+        "cache": 1e-3,  # Measured 2.6e-4.
+        "cache_relative": 1e-3,  # Measured 3.1e-4.
+        "logits": 1e-3,  # Measured 2.5e-4.
+        "near_tie": 0.06,  # Two measured errors of `logits` on a range of 120.
+        "logits_mean": 3e-4,  # Measured 6.7e-5.
+        "kl": 1e-5,  # Measured 1.2e-7.
+        "activations": 0.99999,  # Measured 0.9999997.
+        "draft_logits": 1e-3,  # Measured 2.7e-4.
+        "draft_activations": 0.99999,  # Measured 0.9999997.
+        "clusters": 0.98,  # Measured 0.999.
+    },
+    # An entry is off by at most half a step, of which 127 reach to sqrt(head_dim) or 6 standard deviations, and what
+    # lies beyond is cut off. Measured on the shipped pair with float32 weights, where nothing was cut off: about what
+    # int8 weights lose, so the limits are theirs. A model whose entries are cut off fails in `cache`.
+    "int8": {
+        "cache": 0.05,  # Measured 0.010.
+        "cache_relative": 0.06,  # Measured 0.020.
+        "logits": 0.06,  # Measured 0.018.
+        "near_tie": 0.5,
+        "logits_mean": 0.03,  # Measured 0.005.
+        "kl": 0.01,  # Measured 5e-4.
+        "top1": 0.9,  # Measured 0.95, near ties all.
+        "wrong": 0.01,
+        "top5": 0.85,  # Measured 1.
+        "activations": 0.995,  # Measured 0.9995.
+        "draft_logits": 0.06,  # Measured 0.014.
+        "draft_activations": 0.995,  # Measured 0.9999.
+        "clusters": 0.9,  # Measured 0.990.
+        "draft_top1": 0.9,  # Measured 0.98.
+        "draft_wrong": 0.03,
+        "acceptance": 0.05,  # Measured 0.001.
+    },
+}
+# Limits that are lower ones.
+_AT_LEAST = ("top1", "top5", "activations", "draft_activations", "clusters", "draft_top1")
+
+
+def with_caches(limits: Thresholds, dtypes: Iterable[str]) -> Thresholds:
+    """`limits` of weights with what caches of these dtypes allow, too: of each the looser."""
+    for dtype in dtypes:
+        allowed = {
+            name: (min if name in _AT_LEAST else max)(value, getattr(limits, name))
+            for name, value in CACHE_LIMITS.get(dtype, {}).items()
+        }
+        limits = replace(limits, **allowed)
+    return limits
+
 
 def weight_format(constant_bytes: dict[str, int]) -> str:
     """The format whose limits apply to a model with these bytes of constants by dtype: its narrowest."""
@@ -129,7 +182,9 @@ def weight_format(constant_bytes: dict[str, int]) -> str:
     return narrow[0] if narrow else "fp32"
 
 
-def read_thresholds(given: str | None, found: str, where: str) -> tuple[str, Thresholds]:
+def read_thresholds(
+    given: str | None, found: str, where: str, caches: Sequence[str] = ("float32",)
+) -> tuple[str, Thresholds]:
     """Name and limits to judge by.
 
     Args:
@@ -137,6 +192,7 @@ def read_thresholds(given: str | None, found: str, where: str) -> tuple[str, Thr
             changes some of a format's limits; None for those of `found`.
         found: the bundle's own weight format.
         where: names the bundle in errors.
+        caches: dtypes of the bundle's caches.
 
     Raises:
         UserError: no such format or limit, or the file cannot be read.
@@ -148,7 +204,7 @@ def read_thresholds(given: str | None, found: str, where: str) -> tuple[str, Thr
                 f"{where}: no limits for {name} weights ({', '.join(THRESHOLDS)} have some); give a file of them with"
                 " --recipe-thresholds"
             )
-        return name, THRESHOLDS[name]
+        return name + _named(caches), with_caches(THRESHOLDS[name], caches)
     path = Path(given)
     if not path.exists():
         raise UserError(f"--recipe-thresholds: {given!r} is none of {', '.join(THRESHOLDS)}, and no such JSON file")
@@ -162,4 +218,9 @@ def read_thresholds(given: str | None, found: str, where: str) -> tuple[str, Thr
         raise UserError(f"{path}: format {base!r} has no limits of its own; give all of {sorted(known)}")
     if base not in THRESHOLDS:
         return base, Thresholds(**changes)
-    return f"{base}, changed by {path.name}", replace(THRESHOLDS[base], **changes)
+    return f"{base}{_named(caches)}, changed by {path.name}", replace(with_caches(THRESHOLDS[base], caches), **changes)
+
+
+def _named(caches: Sequence[str]) -> str:
+    """What is added to a format's name where caches are not float32."""
+    return "" if list(caches) in ([], ["float32"]) else f", {' and '.join(caches)} caches"

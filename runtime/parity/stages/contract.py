@@ -10,7 +10,7 @@ from ..oracle.oracle import Oracle
 from ..report.report import Stage
 from .caches import cache_names
 
-_CACHE_DTYPES = ("float32", "float16")
+_CACHE_DTYPES = ("float32", "float16", "int8")
 
 Shape = tuple[int, ...]
 
@@ -22,8 +22,10 @@ def contract_stage(stage: Stage, inspection: Inspection, contract: Contract, ora
     stage.holds("target: caches of the checkpoint's layers", list(_cache_problems(contract, oracle)))
     stage.holds("drafter: inputs and outputs", list(_drafter_problems(contract, oracle)))
     stage.holds("drafter: reads the last layer of each type", list(_shared_problems(contract, oracle)))
+    stage.holds("caches: one scale each, wherever it is named", list(contract.scale_problems))
     stage.note("draft tokens", float(contract.default_draft_tokens))
     stage.note("cache slots", float(contract.slots))
+    stage.note("caches are stored as", ", ".join(inspection.kv_dtypes))
 
 
 def _target_problems(contract: Contract, oracle: Oracle) -> Iterator[str]:

@@ -1,0 +1,269 @@
+"""Attention products of full layers, block by block over the slots in use instead of over the whole cache.
+
+The decomposition of an `odml.runtime_bmm` becomes the body of a WHILE, run on one block of slots at a time up to the
+step's end. The CPU hands a loop its cache without copying it; a GPU, which has kernels for the composites, never sees
+it. Blocks begin at fixed slots, so each row's sum has the same terms in the same order, whatever the pass. Written
+into the flatbuffer, as litert-torch cannot export a loop.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+from flatbuffers import flexbuffers
+
+from ...runtime.bundle.flatbuffer import operator_code, operator_name
+
+# Where a model has no sliding window to tell.
+SLOTS_PER_BLOCK = 512
+_PRODUCT = "odml.runtime_bmm"
+# A loop over scores carries all of them, which costs more than it saves in a prefill of many rows.
+_MOST_SCORES = 1 << 20
+_END = 1  # Place of the end of the slots in use in param_tensor.
+_F, _I, _B = schema.TensorType.FLOAT32, schema.TensorType.INT32, schema.TensorType.BOOL
+
+
+def loop_over_blocks(model: Any, block: int) -> int:
+    """Turn every whole product in `model` (object form, changed in place) into a loop over blocks of `block` slots.
+
+    Windowed products and caches of no more than one block stay as they are.
+
+    Returns:
+        How many decompositions were changed.
+    """
+    composites: dict[int, Any] = {}
+    for graph in model.subgraphs:
+        for operator in graph.operators:
+            if operator_name(model, operator) == _PRODUCT:
+                composites[operator.builtinOptions2.decompositionSubgraphIndex] = operator
+    return sum(_rewrite(model, index, composite, block) for index, composite in sorted(composites.items()))
+
+
+def _rewrite(model: Any, index: int, composite: Any, block: int) -> bool:
+    graph = model.subgraphs[index]
+    attributes: Any = flexbuffers.Loads(bytes(composite.builtinOptions2.compositeAttributes))
+    is_value = bool(attributes["is_src"])
+    axis = 3 if is_value else 2
+    length = int(graph.tensors[int(graph.inputs[1])].shape[axis])
+    windowed = any(operator_code(model, o) == schema.BuiltinOperator.SLICE for o in graph.operators)
+    scores = int(np.prod(graph.tensors[int(graph.outputs[0])].shape))
+    if windowed or length <= block or (not is_value and scores > _MOST_SCORES):
+        return False
+    first = len(model.subgraphs)
+    product = _block_product(model, graph, block, is_value=is_value)
+    state = [graph.tensors[int(tensor)] for tensor in (*graph.inputs, *graph.outputs)]
+    body = _body(model, state, product, composite, first + 2, block, is_value=is_value)
+    model.subgraphs += [body, _another_block(model, state), product]
+    _run_loop(model, graph, first, block, axis)
+    return True
+
+
+def _block_product(model: Any, decomposition: Any, block: int, *, is_value: bool) -> Any:
+    """The decomposition on the block of slots that begins at param_tensor[0].
+
+    The last block begins earlier where the cache ends; slots that an earlier block has had count as 0 then.
+    """
+    axis = 3 if is_value else 2
+    graph = deepcopy(decomposition)
+    graph.name = b"block_product"
+    lhs, cache, parameters = (int(tensor) for tensor in graph.inputs)
+    writer = _Writer(model, graph)
+    all_slots, all_shares = writer.like(cache), writer.like(lhs)
+    _shorten(model, graph, {cache: 3, lhs: 3} if is_value else {cache: 2}, block)
+    operators, graph.operators = graph.operators, []
+    slot, start = writer.scalar_of(parameters, [0, 0, 0, 0], 4), writer.tensor([], _I)
+    last = writer.last_block(all_slots, axis, block)
+    writer.add("MINIMUM", [slot, last], [start], schema.MaximumMinimumOptionsT())
+    writer.slice(all_slots, axis, start, cache)
+    if is_value:
+        shares, passed, new = writer.like(lhs), writer.tensor([], _I), writer.tensor([block], _B)
+        writer.slice(all_shares, 3, start, shares)
+        writer.add("SUB", [slot, start], [passed], schema.SubOptionsT())
+        columns = writer.integers(np.arange(block))
+        writer.add("GREATER_EQUAL", [columns, passed], [new], schema.GreaterEqualOptionsT())
+        zero = writer.constant(np.float32(0), _F)
+        writer.add("SELECT_V2", [new, shares, zero], [lhs], schema.SelectV2OptionsT())
+    graph.operators += operators
+    graph.inputs = [all_shares if is_value else lhs, all_slots, parameters]
+    return graph
+
+
+def _run_loop(model: Any, graph: Any, body: int, block: int, axis: int) -> None:
+    """Replace what `graph` does by a loop over `body`; the next subgraph is its condition."""
+    lhs, cache, parameters = (int(tensor) for tensor in graph.inputs)
+    out = int(graph.outputs[0])
+    graph.operators = []
+    writer = _Writer(model, graph)
+    end = writer.scalar_of(parameters, [0, 0, 0, _END], 4)
+    last = writer.last_block(cache, axis, block)
+    zeros = writer.like(out)
+    dims = writer.integers(_shape(graph.tensors[out]))
+    writer.add("FILL", [dims, writer.constant(np.float32(0), _F)], [zeros], schema.FillOptionsT())
+    loop: Any = schema.WhileOptionsT()
+    loop.bodySubgraphIndex, loop.condSubgraphIndex = body, body + 1
+    unread = [*(writer.tensor([], _I) for _ in range(3)), *map(writer.like, (lhs, cache, parameters))]
+    writer.add(
+        "WHILE",
+        [writer.integers(0), end, last, lhs, cache, writer.integers(np.zeros((1, 1, 1, 7))), zeros],
+        [*unread, out],
+        loop,
+    )
+
+
+def _loop_state(model: Any, name: bytes, state: list[Any]) -> tuple[_Writer, list[int]]:
+    """A graph and its inputs: slot, end, last slot where a block can begin, the composite's three, product so far."""
+    writer = _Writer.new(model, name)
+    inputs = [writer.tensor([], _I) for _ in range(3)]
+    writer.graph.tensors += deepcopy(state)
+    return writer, [*inputs, 3, 4, 5, 6]
+
+
+def _another_block(model: Any, state: list[Any]) -> Any:
+    writer, inputs = _loop_state(model, b"another_block", state)
+    more = writer.tensor([], _B)
+    writer.add("LESS", inputs[:2], [more], schema.LessOptionsT())
+    writer.graph.inputs, writer.graph.outputs = inputs, [more]
+    return writer.graph
+
+
+def _body(
+    model: Any, state: list[Any], product: Any, composite: Any, product_index: int, block: int, *, is_value: bool
+) -> Any:
+    """One turn of the loop: the product of one block, added to what there is."""
+    writer, inputs = _loop_state(model, b"one_block", state)
+    slot, _, last, lhs, cache, parameters, so_far = inputs
+    # LiteRT-LM keeps tensors of these names where the composite's kernel wants them.
+    writer.graph.tensors[cache].name = b"kv_cache_v_0" if is_value else b"kv_cache_k_0"
+    writer.graph.tensors[parameters].name = b"param_tensor"
+    part = writer.tensor(_shape(product.tensors[int(product.outputs[0])]), _F)
+    operator = deepcopy(composite)
+    operator.inputs, operator.outputs = [lhs, cache, parameters], [part]
+    operator.builtinOptions2.decompositionSubgraphIndex = product_index
+    writer.graph.operators.append(operator)
+    total, following, moved = writer.like(so_far), writer.tensor([], _I), writer.like(parameters)
+    if is_value:
+        writer.add("ADD", [so_far, part], [total], schema.AddOptionsT())
+    else:
+        start = writer.tensor([], _I)
+        writer.add("MINIMUM", [slot, last], [start], schema.MaximumMinimumOptionsT())
+        writer.add("DYNAMIC_UPDATE_SLICE", [so_far, part, writer.begin(3, start)], [total], None)
+    writer.add("ADD", [slot, writer.integers(block)], [following], schema.AddOptionsT())
+    step = writer.integers([[[[block, 0, 0, 0, 0, 0, 0]]]])
+    writer.add("ADD", [parameters, step], [moved], schema.AddOptionsT())
+    writer.graph.inputs, writer.graph.outputs = inputs, [following, *inputs[1:5], moved, total]
+    return writer.graph
+
+
+def _shorten(model: Any, graph: Any, axes: dict[int, int], block: int) -> None:
+    """Give every tensor that runs along the slots `block` of them; `axes` says where the inputs do."""
+    for operator in graph.operators:
+        read, out = [int(tensor) for tensor in operator.inputs], int(operator.outputs[0])
+        if operator_code(model, operator) == schema.BuiltinOperator.BATCH_MATMUL:
+            if axes.get(read[1]) == 2:
+                axes[out] = 3
+            continue
+        along = [axes[tensor] for tensor in read if tensor in axes and _same_shape(graph, tensor, out)]
+        if along:
+            axes[out] = along[0]
+    for tensor, axis in axes.items():
+        shape = _shape(graph.tensors[tensor])
+        shape[axis] = block
+        graph.tensors[tensor].shape = np.array(shape, np.int32)
+
+
+def _same_shape(graph: Any, one: int, other: int) -> bool:
+    return _shape(graph.tensors[one]) == _shape(graph.tensors[other])
+
+
+def _shape(tensor: Any) -> list[int]:
+    return [int(size) for size in tensor.shape]
+
+
+@dataclass
+class _Writer:
+    """Adds tensors and operators to a graph of `model`."""
+
+    model: Any
+    graph: Any
+
+    @classmethod
+    def new(cls, model: Any, name: bytes) -> _Writer:
+        graph: Any = schema.SubGraphT()
+        graph.name, graph.tensors, graph.operators = name, [], []
+        return cls(model, graph)
+
+    def tensor(self, shape: list[int], kind: int, buffer: int = 0) -> int:
+        tensor: Any = schema.TensorT()
+        tensor.shape, tensor.type, tensor.buffer = np.array(shape, np.int32), kind, buffer
+        tensor.name, tensor.hasRank = f"blocks_{len(self.graph.tensors)}".encode(), True
+        self.graph.tensors.append(tensor)
+        return len(self.graph.tensors) - 1
+
+    def like(self, tensor: int) -> int:
+        """A tensor of the shape, type and scales of another one."""
+        same = self.graph.tensors[tensor]
+        index = self.tensor(_shape(same), same.type)
+        self.graph.tensors[index].quantization = same.quantization
+        return index
+
+    def constant(self, values: np.ndarray | np.generic, kind: int) -> int:
+        buffer: Any = schema.BufferT()
+        buffer.data = np.frombuffer(values.tobytes(), np.uint8)
+        self.model.buffers.append(buffer)
+        return self.tensor(list(values.shape), kind, len(self.model.buffers) - 1)
+
+    def integers(self, values: Any) -> int:
+        return self.constant(np.array(values, np.int32), _I)
+
+    def add(self, name: str, read: list[int], written: list[int], options: Any) -> None:
+        operator: Any = schema.OperatorT()
+        operator.opcodeIndex = self._code(getattr(schema.BuiltinOperator, name))
+        operator.inputs, operator.outputs = read, written
+        if options is not None:
+            kind = type(options).__name__.removesuffix("T")
+            operator.builtinOptions, operator.builtinOptionsType = options, getattr(schema.BuiltinOptions, kind)
+        self.graph.operators.append(operator)
+
+    def scalar_of(self, tensor: int, begin: list[int], rank: int) -> int:
+        """The element of `tensor` at `begin`, as a scalar."""
+        one, scalar = self.tensor([1] * rank, _I), self.tensor([], _I)
+        self.add("SLICE", [tensor, self.integers(begin), self.integers([1] * rank)], [one], schema.SliceOptionsT())
+        reshape: Any = schema.ReshapeOptionsT()
+        reshape.newShape = []
+        self.add("RESHAPE", [one, self.integers(np.zeros(0))], [scalar], reshape)
+        return scalar
+
+    def begin(self, axis: int, start: int) -> int:
+        """int32 `[4]`: `start` on `axis`, else 0."""
+        places, begin = [self.integers(0)] * 4, self.tensor([4], _I)
+        places[axis] = start
+        pack: Any = schema.PackOptionsT()
+        pack.valuesCount, pack.axis = 4, 0
+        self.add("PACK", places, [begin], pack)
+        return begin
+
+    def slice(self, tensor: int, axis: int, start: int, out: int) -> None:
+        sizes = self.integers(_shape(self.graph.tensors[out]))
+        self.add("SLICE", [tensor, self.begin(axis, start), sizes], [out], schema.SliceOptionsT())
+
+    def last_block(self, cache: int, axis: int, block: int) -> int:
+        """The last slot at which a block fits into the cache, whatever its length when the model is loaded."""
+        shape, last = self.tensor([4], _I), self.tensor([], _I)
+        as_integers: Any = schema.ShapeOptionsT()
+        as_integers.outType = _I
+        self.add("SHAPE", [cache], [shape], as_integers)
+        self.add("SUB", [self.scalar_of(shape, [axis], 1), self.integers(block)], [last], schema.SubOptionsT())
+        return last
+
+    def _code(self, builtin: int) -> int:
+        for index, code in enumerate(self.model.operatorCodes):
+            if code.builtinCode == builtin:
+                return index
+        code: Any = schema.OperatorCodeT()
+        code.builtinCode, code.deprecatedBuiltinCode, code.version = builtin, min(builtin, 127), 1
+        self.model.operatorCodes.append(code)
+        return len(self.model.operatorCodes) - 1
