@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..runtime.bundle.inspection import inspect_bundle
+from ..runtime.parity.options import VerifyOptions
 from ..runtime.parity.report.report import Report
-from ..runtime.parity.verify import Progress, VerifyOptions
+from ..runtime.parity.stage_runs import Progress
 from ..runtime.stock import Conversation, ConversationRequest, run_conversations
 from ..runtime.text.prompts import user_prompt
 from .parity import verify_bundle

@@ -19,9 +19,11 @@ from ..runtime.bundle.loading import bundle_file_in
 from ..runtime.errors import UserError
 from ..runtime.fields import shown
 from ..runtime.native_output import quiet_imports
+from ..runtime.parity.options import VerifyOptions
 from ..runtime.parity.oracle.oracle import Oracle
 from ..runtime.parity.report.report import Report
-from ..runtime.parity.verify import Progress, VerifyOptions, verify
+from ..runtime.parity.stage_runs import Progress
+from ..runtime.parity.verify import verify
 from ..runtime.text.prompts import DEFAULT_PROMPTS, user_prompt
 from ..runtime.units import size
 from .bundle.reference import checkpoint_text

@@ -42,6 +42,7 @@ from .run_options import refuse_quiet_and_verbose
     "--chat-template", type=click.Path(path_type=Path), metavar="FILE", help="The file that was given at export."
 )
 @click.option("--no-stock", is_flag=True, help="Do not run stock LiteRT-LM.")
+@click.option("--fail-fast", "stop_at_first_failure", is_flag=True, help="Run no stage after the first that fails.")
 @click.option("--max-memory", metavar="SIZE", help="Refuse to begin if more is needed, such as 8GB.")
 @click.option(
     "--threads", type=click.IntRange(1, MOST_THREADS), metavar="N",
@@ -83,7 +84,7 @@ def verify_command(
     outputs = {option: file for option, file in (("--json", json_file), ("--html", html_file)) if file}
     if verbose:
         click.get_current_context().with_resource(show_litert())
-    from ...runtime.parity.verify import VerifyOptions
+    from ...runtime.parity.options import VerifyOptions
     from ..parity import parse_size, verify_bundle
     from .tables.parity import print_report, show_stages
 

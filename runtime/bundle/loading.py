@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -53,14 +53,18 @@ class OpenBundle:
     rules: TextRules
 
 
-def open_bundle(path: Path) -> OpenBundle:
+def open_bundle(path: Path, known: Mapping[str, ModelInfo] | None = None) -> OpenBundle:
     """Read a .litertlm file, or the one in a folder; the .tflite files beside it are not looked at.
+
+    Args:
+        path: of the file or the folder.
+        known: what its models say of themselves, by type, where they were read before.
 
     Raises:
         UserError: not a bundle, truncated, or without a section, signature or tensor that is needed to run it.
     """
     bundle = BundleFile(bundle_file_in(path))
-    models = _models(bundle)
+    models = _models(bundle, known or {})
     where = str(path)
     contract = read_contract({name: source.info for name, source in models.items()}, where)
     kind_and_content = bundle.tokenizer()
@@ -85,12 +89,12 @@ def bundle_file_in(path: Path) -> Path:
     return found[0]
 
 
-def _models(bundle: BundleFile) -> dict[str, ModelSource]:
+def _models(bundle: BundleFile, known: Mapping[str, ModelInfo]) -> dict[str, ModelSource]:
     found: dict[str, ModelSource] = {}
     for name, section in bundle.model_sections().items():
         if name in _NEEDED:
             where = f"{bundle.path} ({name})"
-            info = _with_signatures(read_model(bundle.content(section), where), where)
+            info = _with_signatures(known.get(name) or read_model(bundle.content(section), where), where)
             found[name] = ModelSource(info, partial(_content, bundle, section), where)
     return found
 

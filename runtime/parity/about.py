@@ -16,7 +16,7 @@ from ..fields import Fields, read_object
 from ..text.prompts import Prompt
 
 if TYPE_CHECKING:
-    from .stages.drafter import Answer
+    from ..decoding.generation import Generation
     from .stages.probe import Probe
 
 _PACKAGES = ("gemma-mtp-export", "ai-edge-litert", "litert-lm", "torch", "transformers")
@@ -73,14 +73,14 @@ def recorded_sources(bundle: Path, digest: str) -> dict[str, Any] | None:
         return None
 
 
-def about_texts(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> list[dict[str, Any]]:
+def about_texts(prompts: Sequence[Prompt], answers: Sequence[Generation]) -> list[dict[str, Any]]:
     """Every prompt and the bundle's answer."""
     return [
         {
             "prompt": prompt.asked,
-            "answer": answer.generation.text,
-            "tokens": len(answer.generation.tokens),
-            "finish_reason": answer.generation.finish_reason,
+            "answer": answer.text,
+            "tokens": len(answer.tokens),
+            "finish_reason": answer.finish_reason,
         }
         for prompt, answer in zip(prompts, answers, strict=True)
     ]

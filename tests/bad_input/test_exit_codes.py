@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 import pytest
+from litert_lm_builder import litertlm_core
 
 from gemma_mtp.export.cli import main as cli
 from gemma_mtp.runtime.bundle.container import BundleFile
@@ -151,17 +152,31 @@ def test_reader_that_closes_early() -> None:
     assert "closed" in error
 
 
-@pytest.mark.parametrize("kind", ["LlmMetadataProto", "HF_Tokenizer_Zlib", "TFLiteModel"])
-def test_verify_reports_what_it_cannot_read(kind: str, small_int8: Path, tmp_path: Path, run) -> None:
-    path = tmp_path / "model.litertlm"
-    content = bytearray((small_int8 / "model.litertlm").read_bytes())
-    section = next(each for each in BundleFile(small_int8 / "model.litertlm").sections if each.kind == kind)
-    content[section.begin : section.begin + 64] = b"\xff" * 64
+@pytest.mark.parametrize(
+    ("kind", "stage", "runs"),
+    [
+        ("header", "contract", False),
+        ("LlmMetadataProto", "contract", False),
+        ("HF_Tokenizer_Zlib", "contract", False),
+        ("TFLiteModel", "contract", False),
+        ("ExecutorMetadataProto", "metadata", True),  # What decodes here does not read it.
+    ],
+)
+def test_verify_reports_what_it_cannot_read(
+    kind: str, stage: str, runs: bool, small_int8: Path, tmp_path: Path, run
+) -> None:
+    path, sound = tmp_path / "model.litertlm", small_int8 / "model.litertlm"
+    content = bytearray(sound.read_bytes())
+    begins = {"header": litertlm_core.HEADER_BEGIN_BYTE_OFFSET}
+    begins |= {each.kind: each.begin for each in reversed(BundleFile(sound).sections)}
+    content[begins[kind] : begins[kind] + 64] = b"\xff" * 64
     path.write_bytes(content)
-    code, output, error = run("verify", str(path), str(TARGET), str(DRAFTER), "--no-stock")
-    assert code == 1
-    assert "contract" in output
-    assert "cannot be read" in output + error or "not a readable" in output + error
-    code, _, error = run("generate", str(path), "--prompt", "a")
-    assert code == 2
-    assert str(path) in error
+    code, output, error = run("verify", str(path), str(TARGET), str(DRAFTER), "--no-stock", "--fail-fast")
+    assert code == 1, output + error
+    verdict = output.strip().splitlines()[-1]
+    assert verdict.startswith(f"FAIL, first in {stage}: ")
+    assert any(word in verdict for word in ("read", "corrupt", "header"))
+    if not runs:
+        code, _, error = run("generate", str(path), "--prompt", "a")
+        assert code == 2
+        assert str(path) in error

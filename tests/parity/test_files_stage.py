@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -67,8 +68,8 @@ def test_file_that_differs_from_its_section_is_named(model: str, folder: Path) -
 def test_other_bundle_beside_sound_files_is_named(folder: Path) -> None:
     plant(folder / "model.litertlm", FAULTS["no layer scalar"])
     found = problems_of(folder)
-    assert "prefill_decode.tflite differs from its section" in found
-    assert "model.litertlm has SHA-256" in found
+    assert re.search(r"prefill_decode\.tflite has [\d,]+ bytes, its section", found)
+    assert re.search(r"model\.litertlm has [\d,]+ bytes, not ", found)
 
 
 def test_file_of_no_model_is_named(folder: Path) -> None:
@@ -83,10 +84,10 @@ def test_file_of_no_model_is_named(folder: Path) -> None:
         (lambda m: m["files"]["model.litertlm"].update(sha256="0" * 64), "not 000000000000..."),
         (lambda m: m["files"]["embedder.tflite"].update(bytes=7), "bytes, not 7"),
         (lambda m: m["files"].pop("mtp_drafter.tflite"), "mtp_drafter.tflite is not in it"),
-        (lambda m: m["files"].update({"model.litertlm": 3}), "manifest.json cannot be read (TypeError"),
-        (lambda m: m["files"]["embedder.tflite"].update(sha256=None), "manifest.json cannot be read (TypeError"),
-        (lambda m: m.update(files=[]), "manifest.json cannot be read (AttributeError"),
-        (lambda m: m.pop("files"), "manifest.json cannot be read (KeyError"),
+        (lambda m: m["files"].update({"model.litertlm": 3}), "manifest.json names no files with their sizes"),
+        (lambda m: m["files"]["embedder.tflite"].update(sha256=None), "manifest.json names no files with their sizes"),
+        (lambda m: m.update(files=[]), "manifest.json names no files with their sizes"),
+        (lambda m: m.pop("files"), "manifest.json names no files with their sizes"),
     ],
 )
 def test_wrong_manifest_is_named(change, said: str, folder: Path) -> None:
@@ -99,7 +100,7 @@ def test_wrong_manifest_is_named(change, said: str, folder: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b"null", b"[" * 100_000])
 def test_corrupt_manifest_is_a_problem(content: bytes, folder: Path) -> None:
     (folder / "manifest.json").write_bytes(content)
-    assert "manifest.json cannot be read" in problems_of(folder)
+    assert re.search(r"manifest\.json: (not readable as JSON|holds \w+, expected a JSON object)", problems_of(folder))
 
 
 def test_models_are_the_bundles_sections(folder: Path) -> None:

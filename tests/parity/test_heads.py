@@ -16,10 +16,11 @@ from transformers import AutoModelForCausalLM
 from gemma_mtp.export.checkpoint.pair import open_pair
 from gemma_mtp.export.parity import open_oracle
 from gemma_mtp.runtime.errors import UserError
+from gemma_mtp.runtime.parity.options import VerifyOptions
 from gemma_mtp.runtime.parity.oracle.oracle import Oracle
 from gemma_mtp.runtime.parity.oracle.streaming import stored_names
 from gemma_mtp.runtime.parity.report.report import Verdict
-from gemma_mtp.runtime.parity.verify import VerifyOptions, verify
+from gemma_mtp.runtime.parity.verify import verify
 from gemma_mtp.runtime.text.prompts import Prompt
 from tests.conftest import DRAFTER, TARGET, Exports
 

@@ -17,10 +17,10 @@ from gemma_mtp.export.checkpoint.pair import open_pair
 from gemma_mtp.export.parity import open_oracle, verify_bundle
 from gemma_mtp.runtime.bundle.inspection import inspect_bundle
 from gemma_mtp.runtime.bundle.protos import StateBuffer
+from gemma_mtp.runtime.parity.options import VerifyOptions
 from gemma_mtp.runtime.parity.oracle.oracle import Oracle
 from gemma_mtp.runtime.parity.report.report import Stage, Verdict
 from gemma_mtp.runtime.parity.stages.metadata import CheckpointText, metadata_stage
-from gemma_mtp.runtime.parity.verify import VerifyOptions
 from gemma_mtp.runtime.text.prompts import user_prompt
 from tests.conftest import DRAFTER, TARGET, BundleOf
 from tests.support.metadata import Planted, planted_metadata

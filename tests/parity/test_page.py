@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from gemma_mtp.runtime.parity.about import about_run, recorded_sources
+from gemma_mtp.runtime.parity.options import VerifyOptions
 from gemma_mtp.runtime.parity.report.html import render_html
 from gemma_mtp.runtime.parity.report.report import Check, Report, Stage, Verdict
-from gemma_mtp.runtime.parity.verify import VerifyOptions
 from gemma_mtp.runtime.text.prompts import user_prompt
 
 CHECKS = {

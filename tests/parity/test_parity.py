@@ -20,6 +20,7 @@ from transformers import Gemma4AssistantForCausalLM, Gemma4ForConditionalGenerat
 from gemma_mtp.export.checkpoint.pair import open_pair
 from gemma_mtp.export.parity import open_oracle, parse_size
 from gemma_mtp.runtime.errors import UserError
+from gemma_mtp.runtime.parity.options import VerifyOptions
 from gemma_mtp.runtime.parity.oracle.oracle import Oracle
 from gemma_mtp.runtime.parity.oracle.reference import draft, target_states
 from gemma_mtp.runtime.parity.report.measures import (
@@ -33,7 +34,7 @@ from gemma_mtp.runtime.parity.report.measures import (
 )
 from gemma_mtp.runtime.parity.report.report import Stage, Verdict
 from gemma_mtp.runtime.parity.report.thresholds import THRESHOLDS, read_thresholds, weight_format
-from gemma_mtp.runtime.parity.verify import VerifyOptions, verify
+from gemma_mtp.runtime.parity.verify import verify
 from gemma_mtp.runtime.text.prompts import Prompt
 from tests.conftest import CONTEXT, DRAFTER, TARGET, WINDOW, BundleOf
 from tests.support.faults import FAULTS, Fault, plant, planted
@@ -143,7 +144,7 @@ def test_faulty_bundle_exits_with_1(check: Command, small_fp32: Path, tmp_path: 
     code, output, _ = check(faulty, *PAIR, "--no-stock", "--max-tokens", 8, "--probe-tokens", 40, "-q")
     assert code == 1
     assert len(output.strip().splitlines()) == 1
-    assert output.startswith("FAIL, first in drafter")
+    assert output.startswith("FAIL, first in weights")
 
 
 def test_what_was_not_checked_is_said(check: Command, small_int8: Path) -> None:
@@ -154,12 +155,18 @@ def test_what_was_not_checked_is_said(check: Command, small_int8: Path) -> None:
         assert what in " ".join(output.split())
 
 
+def test_truncated_bundle_is_reported(check: Command, small_int8: Path, tmp_path: Path) -> None:
+    (tmp_path / "cut.litertlm").write_bytes((small_int8 / "model.litertlm").read_bytes()[:100_000])
+    code, output, _ = check(tmp_path / "cut.litertlm", *PAIR, "-q")
+    assert code == 1
+    assert output.startswith("FAIL, first in contract: the bundle can be read is ")
+    assert "truncated" in output
+
+
 def test_bad_input_is_one_line(check: Command, small_fp32: Path, small_int8: Path, tmp_path: Path) -> None:
     (tmp_path / "limits.json").write_text('{"logit": 1}')
-    (tmp_path / "cut.litertlm").write_bytes((small_int8 / "model.litertlm").read_bytes()[:100_000])
     cases = [
         ((tmp_path / "none.litertlm", *PAIR), "no such file"),
-        ((tmp_path / "cut.litertlm", *PAIR), "truncated"),
         ((small_int8, DRAFTER, TARGET), "expected a target"),
         ((small_int8, *PAIR, "--max-memory", "1MB"), "are needed"),
         ((small_int8, *PAIR, "--max-memory", "much"), "expected a size"),
@@ -243,7 +250,7 @@ def test_text_only_checkpoint_and_padding_token(tmp_path: Path, torch_pair, sequ
 def test_fixture_for_other_projects(pytester: pytest.Pytester, small_fp32: Path, tmp_path: Path) -> None:
     faulty = planted(small_fp32, FAULTS["no embedding scale"], tmp_path / "faulty")
     pytester.makepyfile(f"""
-        from gemma_mtp.runtime.parity.verify import VerifyOptions
+        from gemma_mtp.runtime.parity.options import VerifyOptions
         from gemma_mtp.runtime.text.prompts import Prompt
 
         PAIR = ({str(TARGET)!r}, {str(DRAFTER)!r})
@@ -322,9 +329,9 @@ def test_model_of_nan_fails_and_its_report_can_be_read(check: Command, small_fp3
     files = ("--json", tmp_path / "parity.json", "--html", tmp_path / "parity.html")
     code, output, _ = check(bundle, *PAIR, "--no-stock", "--max-tokens", 4, "--probe-tokens", 40, *files)
     assert code == 1
-    assert output.splitlines()[-1].startswith("FAIL, first in prefill")
+    assert output.splitlines()[-1].startswith("FAIL, first in weights")
     report = json.loads((tmp_path / "parity.json").read_text(), parse_constant=refuse)
-    assert report["first_failure"] == "prefill"
+    assert [stage["name"] for stage in report["stages"] if stage["verdict"] == "fail"][:2] == ["weights", "prefill"]
     assert (tmp_path / "parity.html").read_text().count("<svg") == 4
 
 

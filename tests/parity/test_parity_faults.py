@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,25 +18,37 @@ from gemma_mtp.export.parity import open_oracle
 from gemma_mtp.runtime.bundle.container import BundleFile
 from gemma_mtp.runtime.bundle.model_file import read_model
 from gemma_mtp.runtime.decoding.engine import Engine
+from gemma_mtp.runtime.parity.options import VerifyOptions
 from gemma_mtp.runtime.parity.oracle.oracle import Oracle
-from gemma_mtp.runtime.parity.report.report import Report
-from gemma_mtp.runtime.parity.verify import VerifyOptions, verify
+from gemma_mtp.runtime.parity.report.report import NOT_COMPARED, RUN, Report, Verdict
+from gemma_mtp.runtime.parity.verify import STAGES, verify
 from gemma_mtp.runtime.text.prompts import Prompt
-from tests.conftest import DRAFTER, TARGET, BundleOf, Exports, HeldOutPrompt
+from tests.conftest import CONTEXT, DRAFTER, TARGET, BundleOf, Exports, HeldOutPrompt
 from tests.support import graph_faults as graphs
 from tests.support.faults import FAULTS, SIGNATURES, Fault, planted
 from tests.support.faults import TARGET as TARGET_MODEL
+from tests.support.remembering import RememberingOracle
 from tests.support.surgery import Surgery
+
+PROBE = 100  # Tokens: well past the window, with several chunks of every prefill length.
 
 
 @pytest.fixture(scope="module")
 def oracle() -> Oracle:
-    return open_oracle(open_pair(str(TARGET), str(DRAFTER)))
+    return RememberingOracle(open_oracle(open_pair(str(TARGET), str(DRAFTER))))
 
 
 @pytest.fixture(scope="module")
-def options(prompts: list[HeldOutPrompt]) -> VerifyOptions:
-    return VerifyOptions(tuple(Prompt(text=p.text) for p in prompts[8:10]), max_tokens=16, stock=False, threads=2)
+def complete(prompts: list[HeldOutPrompt]) -> VerifyOptions:
+    """All stages, on one prompt that is longer than the probe, which is therefore the same whatever the answer is."""
+    (prompt, *_) = [prompt for prompt in prompts if len(prompt.tokens) in range(PROBE + 5, CONTEXT - 20)]
+    return VerifyOptions((Prompt(text=prompt.text),), max_tokens=8, probe_tokens=PROBE, stock=False, threads=2)
+
+
+@pytest.fixture(scope="module")
+def options(complete: VerifyOptions) -> VerifyOptions:
+    """Up to the first stage that fails."""
+    return replace(complete, stop_at_first_failure=True)
 
 
 @pytest.fixture(scope="module")
@@ -53,20 +66,39 @@ def found(request: pytest.FixtureRequest):
 
 
 @pytest.mark.parametrize("weights", ["small_fp32", "small_int8"])
-def test_sound_bundle_passes(weights: str, bundle_of: BundleOf, oracle: Oracle, options) -> None:
-    report = verify(bundle_of(weights), oracle, options)
+def test_sound_bundle_passes(weights: str, bundle_of: BundleOf, oracle: Oracle, complete: VerifyOptions) -> None:
+    report = verify(bundle_of(weights), oracle, complete)
     assert report.passed, report.summary()
     assert weights == "small_int8" or report.near_ties == 0
+    # A part of the stage was skipped, as the probe ends before the context does.
+    ways = {(entry.section, entry.part): entry.how for entry in report.coverage}
+    assert ways["prefill_decode", "graphs"] == RUN
 
 
 @pytest.mark.parametrize(("name", "weights"), [(name, w) for name, fault in FAULTS.items() for w in fault.weights])
 def test_fault_is_named(
-    name: str, weights: str, bundle_of: BundleOf, tmp_path: Path, oracle: Oracle, options: VerifyOptions, found
+    name: str, weights: str, bundle_of: BundleOf, tmp_path: Path, oracle: Oracle, options, complete, found
 ) -> None:
     fault: Fault = FAULTS[name]
-    report = verify(planted(bundle_of(f"small_{weights}"), fault, tmp_path / "faulty"), oracle, options)
-    found[f"{name} ({weights})"] = (fault.stage, report)
-    assert report.first_failure == fault.stage, report.summary()
+    runs = (fault.runs,) if weights in fault.runs_weights else ()
+    bundle = planted(bundle_of(f"small_{weights}"), fault, tmp_path / "faulty")
+    report = verify(bundle, oracle, complete if runs else options)
+    found[f"{name} ({weights})"] = (" and ".join((fault.stage, *runs)), report)
+    failed = [stage.name for stage in report.stages if stage.verdict is Verdict.FAIL]
+    assert failed[: 1 + len(runs)] == [fault.stage, *runs], report.summary()
+
+
+def test_stopping_early_says_what_was_not_run(small_fp32: Path, tmp_path: Path, oracle: Oracle, options) -> None:
+    report = verify(planted(small_fp32, FAULTS["no embedding scale"], tmp_path / "faulty"), oracle, options)
+    verdicts = {stage.name: stage.verdict for stage in report.stages}
+    assert verdicts["weights"] is Verdict.PASS
+    assert verdicts["embedders"] is Verdict.FAIL
+    later = STAGES[STAGES.index("embedders") + 1 :]
+    assert {verdicts[name] for name in later} == {Verdict.SKIPPED}
+    assert {f"{name}: everything" for name in later} <= set(report.skipped)
+    ways = {(entry.section, entry.part): entry.how for entry in report.coverage}
+    assert ways["embedder", "graphs"] == RUN
+    assert ways["prefill_decode", "graphs"] == NOT_COMPARED
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,7 @@ def test_verifying_writes_nothing_to_standard_error(small_fp32: Path) -> None:
     script = """
 import sys
 from gemma_mtp.export.parity import verify_bundle
-from gemma_mtp.runtime.parity.verify import VerifyOptions
+from gemma_mtp.runtime.parity.options import VerifyOptions
 from gemma_mtp.runtime.text.prompts import user_prompt
 options = VerifyOptions((user_prompt("def f(x):"),), max_tokens=4, probe_tokens=40, stock=False)
 print(verify_bundle(*sys.argv[1:], options).summary())

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ....runtime.parity.report.report import COMPARED, NOT_COMPARED, RUN, Report, Verdict, number
-from ....runtime.parity.verify import Progress
+from ....runtime.parity.stage_runs import Progress
 from .common import foreign, show_progress, size
 
 _STYLES = {

@@ -16,7 +16,7 @@ from litert_lm_builder import litertlm_core
 from ...bundle.constants import Constant, ModelConstants, Range, read_constants
 from ...bundle.container import BundleFile
 from ...bundle.names import EMBEDDER, MTP_DRAFTER, PER_LAYER_EMBEDDER, PREFILL_DECODE
-from .report import COMPARED, NOT_COMPARED, RUN, Covered, Stage, Verdict
+from .report import COMPARED, NOT_COMPARED, RUN, Covered, Stage
 
 # Stages that run a model's graphs, and stages that read a section of a kind.
 _RUN_IN = {
@@ -88,7 +88,7 @@ class Layout:
             totals[key] = totals.get(key, 0) + piece.end - piece.begin
         found = []
         for (section, part, by), count in totals.items():
-            done = bool(by) and all(stages[name].verdict is not Verdict.SKIPPED for name in by)
+            done = bool(by) and all(stages[name].has_run for name in by)
             how = (RUN if part in (_SMALL, _GRAPH) else COMPARED) if done else NOT_COMPARED
             found.append(Covered(section, part, count, how, ", ".join(by) if done else ""))
         return tuple(found)

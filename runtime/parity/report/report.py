@@ -73,6 +73,11 @@ class Stage:
         verdicts = [check.verdict for check in self.checks if check.verdict is not Verdict.NOTE]
         return max(verdicts, key=_ORDER.index, default=Verdict.SKIPPED)
 
+    @property
+    def has_run(self) -> bool:
+        """Whether it made any check, whatever else it left out."""
+        return any(check.verdict not in (Verdict.NOTE, Verdict.SKIPPED) for check in self.checks)
+
     def at_most(self, name: str, value: float, limit: float, where: str = "") -> None:
         """Add a check that passes where `value` does not exceed `limit`; NaN fails."""
         verdict = Verdict.PASS if value <= limit else Verdict.FAIL
@@ -176,6 +181,8 @@ class Report:
 
     def coverage_summary(self) -> str:
         """What was compared of the file, in one line."""
+        if not self.coverage:
+            return "unknown, as the weights were not reached"
         parts = [f"{size(self.covered_bytes(how))} {how}" for how in (COMPARED, RUN) if self.covered_bytes(how)]
         left = [entry for entry in self.coverage if entry.how == NOT_COMPARED]
         named = ", ".join(f"{entry.section}: {entry.part} ({size(entry.bytes)})" for entry in left)
