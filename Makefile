@@ -56,7 +56,7 @@ check: lint
 
 test: lint
 	@echo "== tests"
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 
 fuzz: setup-dev
 	@echo "== fuzzing for $(FUZZ_SECONDS) seconds"

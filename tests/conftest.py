@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 from rich.console import Console
 
@@ -44,8 +45,11 @@ TARGET, DRAFTER = SMALL_PAIR / "target", SMALL_PAIR / "drafter"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs an exported bundle, so that `make check` can leave it out."""
+    """Mark what needs an exported bundle, so that `make check` can leave it out; and keep together on one process what
+    shares costly fixtures: a file's tests, and those that read stock LiteRT-LM's texts."""
     for item in items:
+        shared = {"stock_runs", "greedy"} & set(getattr(item, "fixturenames", ()))
+        item.add_marker(pytest.mark.xdist_group("texts" if shared else item.nodeid.partition("::")[0]))
         if "exports" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.export)
 
@@ -60,13 +64,12 @@ class HeldOutPrompt:
 
 @dataclass
 class Exports:
-    """Exports on demand, each once, with one skeleton cache for all.
+    """Exports on demand, each once for all test processes, with one skeleton cache.
 
     The cache is kept in the checkout: its keys hold the code and the versions that a traced graph depends on.
     """
 
     folder: Path
-    done: dict[str, Path] = field(default_factory=dict)
 
     def __call__(
         self,
@@ -84,7 +87,11 @@ class Exports:
         kv_cache: CacheFormat = "fp32",
     ) -> Path:
         """Folder of the export called `name`, made now if it is new."""
-        if name not in self.done:
+        out = self.folder / name
+        # Of two test processes one exports, the other waits for it.
+        with FileLock(self.folder / ".lock"):
+            if out.exists():
+                return out
             pair = open_pair(str(target), str(drafter), [*map(str, adapters)])
             options = resolve_options(
                 pair.target_config,
@@ -99,10 +106,8 @@ class Exports:
                 kv_cache=kv_cache,
             )
             reporter = Reporter(Console(stderr=True))
-            out = self.folder / name
             export(pair, options, out, reporter, skeleton_cache=self.skeletons)
-            self.done[name] = out
-        return self.done[name]
+        return out
 
     @property
     def skeletons(self) -> Path:
@@ -112,7 +117,11 @@ class Exports:
 
 @pytest.fixture(scope="session")
 def exports(tmp_path_factory: pytest.TempPathFactory) -> Exports:
-    return Exports(tmp_path_factory.mktemp("exports"))
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # Whose folders lie side by side in the run's own.
+        folder = folder.parent
+    (folder / "exports").mkdir(exist_ok=True)
+    return Exports(folder / "exports")
 
 
 @pytest.fixture(scope="session")
