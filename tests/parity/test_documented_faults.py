@@ -28,7 +28,7 @@ def claims() -> Iterator[tuple[str, Claim]]:
     for name in METADATA:
         yield name, ("metadata", frozenset(BOTH))
     names = {name.partition(": ")[2] for name in WEIGHTS}
-    for name in names:
+    for name in sorted(names):
         yield name, ("weights", frozenset(f for f in BOTH if f"{f}: {name}" in WEIGHTS))
 
 
