@@ -36,8 +36,9 @@ def cosine(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 
 def size_error(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """How far the norm of `ours` over that of `theirs` is from 1: what a cosine does not see."""
-    return abs(float(np.linalg.norm(ours)) / max(float(np.linalg.norm(theirs)), 1e-30) - 1)
+    """How far the norm of `ours` is from that of `theirs`, as a share of the latter: what a cosine does not see."""
+    norm = float(np.linalg.norm(theirs))
+    return abs(float(np.linalg.norm(ours)) - norm) / max(norm, 1e-30)
 
 
 def kl_divergence(theirs: np.ndarray, ours: np.ndarray) -> float:

@@ -122,7 +122,12 @@ def _disagreeing(model: str, constants: ModelConstants, matches: Sequence[Match]
                 there, lacking = (first, other) if name in used[first] else (other, first)
                 yield f"{model}: {lacking} does not use {name}, {there} does"
             small = [constants.small.get(signature, {}) for signature in (first, other)]
-            changed = [entry for entry in {*small[0], *small[1]} if small[0].get(entry) != small[1].get(entry)]
+            changed = [
+                entry
+                for entry in {*small[0], *small[1]}
+                # How many zeros there are depends on which products run block by block, and so on the rows of a pass.
+                if any(entry[1]) and small[0].get(entry) != small[1].get(entry)
+            ]
             for dtype, content in sorted(changed)[:1]:
                 uses = [entry.get((dtype, content), 0) for entry in small]
                 value = _value(dtype, content)
