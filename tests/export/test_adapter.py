@@ -312,4 +312,4 @@ def test_export_with_an_adapter_is_the_export_of_what_peft_merged(
     assert run(*arguments, "--adapter", str(tmp_path / "adapter"))[0] == 0
     code, output, _ = run(*arguments)
     assert code == 1
-    assert output.startswith("FAIL, first in prefill")
+    assert output.startswith("FAIL, first in files: the checkpoints are those of the manifest")
