@@ -138,6 +138,10 @@ CACHE_LIMITS: dict[str, dict[str, float]] = {
         "draft_logits": 1e-3,  # Measured 2.7e-4.
         "draft_activations": 0.99999,  # Measured 0.9999997.
         "clusters": 0.98,  # Measured 0.999.
+        "cache_size": 3e-4,
+        "logits_size": 1e-3,  # Measured 1.5e-4.
+        "activations_size": 1e-3,
+        "draft_activations_size": 1e-3,
     },
     # An entry is off by at most half a step, of which 127 reach to sqrt(head_dim) or 6 standard deviations, and what
     # lies beyond is cut off. Measured on the shipped pair with float32 weights, where nothing was cut off: about what
@@ -159,6 +163,10 @@ CACHE_LIMITS: dict[str, dict[str, float]] = {
         "draft_top1": 0.9,  # Measured 0.98.
         "draft_wrong": 0.03,
         "acceptance": 0.05,  # Measured 0.001.
+        "cache_size": 0.01,  # Measured 3e-4.
+        "logits_size": 0.05,
+        "activations_size": 0.02,
+        "draft_activations_size": 0.03,
     },
 }
 # Limits that are lower ones.
