@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..mapped import mapped_bytes
 from ..text.tokenizer import Tokenizer, read_tokenizer
 from .container import BundleFile, Section
 from .contract import Contract, read_contract
-from .mapped import mapped_bytes
 from .model_file import ModelInfo, read_model
 from .names import EMBEDDER, MTP_DRAFTER, PER_LAYER_EMBEDDER, PREFILL_DECODE
 

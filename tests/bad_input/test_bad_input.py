@@ -263,8 +263,8 @@ def test_output_folder_that_cannot_be_written(refused: Refused, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (("--context-length", "5"), "--context-length: 5, expected 13 to 128"),
-        (("--context-length", "4096"), "--context-length: 4096, expected 13 to 128"),
+        (("--context-length", "5"), "--context-length: 5, expected 12 to 128"),
+        (("--context-length", "4096"), "--context-length: 4096, expected 12 to 128"),
         (("--num-draft-tokens", "0"), "--num-draft-tokens: 0, expected 1 to 15"),
         (("--num-draft-tokens", "99"), "--num-draft-tokens: 99"),
         (("--verify-lengths", "2,0"), "--verify-lengths: 0, expected draft lengths of 1 to 15"),

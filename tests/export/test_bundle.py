@@ -21,7 +21,7 @@ from gemma_mtp.export.pipeline import export
 from gemma_mtp.export.progress import Reporter
 from gemma_mtp.runtime.bundle.inspection import inspect_bundle
 from gemma_mtp.runtime.errors import UserError
-from tests.conftest import CONTEXT, DRAFTER, PREFILL, TARGET, Exports
+from tests.conftest import CONTEXT, DRAFT_TOKENS, DRAFTER, PREFILL, TARGET, Exports
 
 FILES = {
     "model.litertlm", "manifest.json", "prefill_decode.tflite", "embedder.tflite", "per_layer_embedder.tflite",
@@ -47,7 +47,9 @@ def test_manifest_lists_every_file_with_its_hash(small_int8: Path) -> None:
 
 def test_two_exports_are_byte_identical(exports: Exports, small_int8: Path, tmp_path: Path) -> None:
     pair = open_pair(str(TARGET), str(DRAFTER))
-    options = resolve_options(pair.target_config, context_length=CONTEXT, prefill_lengths=PREFILL, weights="int8")
+    options = resolve_options(
+        pair.target_config, context_length=CONTEXT, prefill_lengths=PREFILL, draft_tokens=DRAFT_TOKENS, weights="int8"
+    )
     reporter = Reporter(None, quiet=True)
     export(pair, options, tmp_path / "again", reporter, skeleton_cache=exports.skeletons)
     for name in FILES:

@@ -154,7 +154,7 @@ def test_wrong_use_is_one_line_that_says_what_to_do(arguments: tuple[str, ...], 
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (("--verify-lengths", "4"), "--verify-lengths: 4 is what --num-draft-tokens asks for anyway"),
+        (("--verify-lengths", "3"), "--verify-lengths: 3 is what --num-draft-tokens asks for anyway"),
         (("--verify-lengths", "2,2", "--num-draft-tokens", "2"), "--verify-lengths: 2 is what"),
         (("-q", "-v"), "--quiet and --verbose: one says less, the other more"),
     ],

@@ -67,7 +67,7 @@ def added_mask(exports: Exports, patch: pytest.MonkeyPatch) -> Path:
 
 def no_gather(exports: Exports, patch: pytest.MonkeyPatch) -> Path:
     """Lookups in float32 tables stay EMBEDDING_LOOKUP."""
-    patch.setattr(bind, "gather_from_float_tables", lambda model: None)
+    patch.setattr(bind, "gather_rows", lambda model: None)
     return export_planted(exports, "no-gather", patch)
 
 

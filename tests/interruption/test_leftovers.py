@@ -99,14 +99,19 @@ def test_interrupted_removal_is_finished_by_the_next(tmp_path: Path) -> None:
 
 def test_interruption_waits_for_the_steps_that_belong_together() -> None:
     reached = []
+    # A background job of a shell begins with it ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def work() -> None:
         with uninterrupted():
             signal.raise_signal(signal.SIGINT)
             reached.append("the end")
 
-    with pytest.raises(KeyboardInterrupt):
-        work()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            work()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert reached == ["the end"]
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from gemma_mtp.runtime.bundle.container import BundleFile
 from gemma_mtp.runtime.bundle.loading import open_bundle
-from gemma_mtp.runtime.bundle.mapped import mapped_bytes
+from gemma_mtp.runtime.mapped import mapped_bytes
 from gemma_mtp.runtime.parity.report.report import Stage, Verdict
 from gemma_mtp.runtime.parity.stages.files import files_stage
 from tests.support.faults import FAULTS, plant

@@ -182,11 +182,11 @@ def test_options_that_make_no_sense(
     ("content", "reason"),
     [
         ("", "no prompt"),
-        ("{", "line 1: not JSON"),
+        ("{", "line 1: is not readable as JSON"),
         ('{"prompt": "a"}\n[1]', "line 2: expected an object with one of prompt, messages, text"),
         ('{"prompt": "a", "text": "b"}', "line 1: expected an object with one of"),
         ('{"prompt": 3}', "line 1: prompt must be a text"),
-        ('{"messages": ["a"]}', "line 1: messages must be a list of"),
+        ('{"messages": ["a"]}', "line 1: messages, number 1: is"),
     ],
 )
 def test_prompt_files_that_are_none(content: str, reason: str, run: Command, small_int8: Path, tmp_path: Path) -> None:

@@ -97,12 +97,6 @@ def blockwise_weights(model: Any, graph: Any) -> Finding:
     return Finding("FULLY_CONNECTED", tensor.name.decode(), "crashes on weights quantized blockwise")
 
 
-def half_precision_table(model: Any, graph: Any) -> Finding:
-    table = graph.tensors[int(operators(model, graph, "EMBEDDING_LOOKUP")[0].inputs[1])]
-    table.type = schema.TensorType.FLOAT16
-    return Finding("EMBEDDING_LOOKUP", table.name.decode(), "is refused with a float16 table")
-
-
 def no_param_tensor(model: Any, graph: Any) -> Finding:
     signature = model.signatureDefs[0]
     signature.inputs = [entry for entry in signature.inputs if entry.name != b"param_tensor"]
@@ -142,7 +136,6 @@ def added_mask(model: Any, graph: Any) -> Finding:
     [
         reshape_of_a_constant,
         blockwise_weights,
-        half_precision_table,
         no_param_tensor,
         cache_read_by_another_operator,
         unused_cache,
@@ -211,7 +204,7 @@ def test_export_for_one_backend_says_so_and_runs_there(exports: Exports, small_f
 def test_graph_that_the_gpu_refuses_is_an_error_at_export(
     exports: Exports, small_fp32: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bind, "gather_from_float_tables", lambda model: None)
+    monkeypatch.setattr(bind, "gather_rows", lambda model: None)
     with pytest.raises(UserError, match=r"--backends: the GPU would not run prefill_8 .*EMBEDDING_LOOKUP \(rope"):
         exports("refused")
     assert not (exports.folder / "refused").exists()

@@ -42,6 +42,7 @@ import sys
 from gemma_mtp.export.parity import verify_bundle
 from gemma_mtp.runtime.parity.options import VerifyOptions
 from gemma_mtp.runtime.text.prompts import user_prompt
+from tests.support.sections import replace_model, section_content
 options = VerifyOptions((user_prompt("def f(x):"),), max_tokens=4, probe_tokens=40, stock=False)
 print(verify_bundle(*sys.argv[1:], options).summary())
 """
@@ -61,14 +62,14 @@ def test_standard_error_is_python_s_again_after_loading(small_int8: Path) -> Non
 
 def test_a_model_that_litert_refuses_gives_its_reason(small_int8: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(small_int8, tmp_path / "bad")
-    file = folder / "embedder.tflite"
-    content = bytearray(file.read_bytes())
+    bundle = folder / "model.litertlm"
+    content = bytearray(section_content(bundle, "embedder"))
     model = parse(bytes(content))
-    model.subgraphs[0].operators[1].inputs = [5, 99]
+    model.operatorCodes[0].version = 99
     broken = pack(model)
     content[: len(broken)] = broken
-    file.write_bytes(content)
-    with pytest.raises(UserError, match=r"embedder.tflite: LiteRT .*invalid op input index: 99") as error:
+    replace_model(bundle, "embedder", bytes(content))
+    with pytest.raises(UserError, match=r"\(embedder\): LiteRT cannot load the model") as error:
         load(folder)
     assert "\n" not in str(error.value)
 

@@ -252,10 +252,10 @@ def test_break_even_is_where_a_round_earns_what_it_costs() -> None:
 
 
 def test_costs_between_verify_lengths() -> None:
-    costs = StepCosts({1: 1.0, 3: 2.0, 5: 4.0}, 0.1)
+    costs = StepCosts({1: 1.0, 5: 2.0, 9: 4.0}, 0.1)
     assert costs.decode == 1.0
-    assert [costs.held_pass(tokens) for tokens in (2, 3, 4)] == [2.0, 2.0, 4.0]
-    assert [costs.own_pass(tokens) for tokens in (2, 3, 4)] == [1.5, 2.0, 3.0]
+    assert [costs.held_pass(tokens) for tokens in (3, 5, 6)] == [2.0, 2.0, 4.0]
+    assert [costs.own_pass(tokens) for tokens in (3, 5, 7)] == [1.5, 2.0, 3.0]
 
 
 def test_benchmark_measures_every_draft_length(small_lengths: Path, prompts) -> None:

@@ -129,7 +129,6 @@ def test_confidence_raises_acceptance(model, prompts) -> None:
 
 def test_folder_of_models_gives_the_same_text(small_fp32: Path, answers, prompts) -> None:
     model = load(small_fp32, threads=2)
-    assert all(source.path for source in model.bundle.models.values())  # LiteRT maps these files itself.
     for index in (7, 8):
         assert model.stream_text(prompts[index].text).finish().tokens == answers("small_fp32")[1][index].tokens
 
