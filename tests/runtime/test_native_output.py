@@ -16,6 +16,7 @@ from gemma_mtp.runtime.bundle.flatbuffer import pack, parse
 from gemma_mtp.runtime.errors import UserError
 from gemma_mtp.runtime.model import load
 from gemma_mtp.runtime.native_output import quiet_litert, show_litert
+from tests.support.sections import replace_model, section_content
 
 _PROGRESS = b"INFO: [environment.cc:36] Creating LiteRT environment with options\n"
 
