@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..runtime.bundle.cache_scales import scale_problems
 from ..runtime.bundle.model_file import read_model_file
-from ..runtime.bundle.names import MTP_DRAFTER, PREFILL_DECODE, TEMPLATE_NOTE
+from ..runtime.bundle.names import MANIFEST_NAME, MTP_DRAFTER, PREFILL_DECODE, TEMPLATE_NOTE
 from ..runtime.errors import UserError
 from ..runtime.gpu.check import GPU_MODELS, check_model
 from ..runtime.scratch import remove_temporary_leftovers
@@ -37,7 +37,6 @@ from .staging import names_failure, remove_unfinished, staged_folder
 from .text.files import read_text_files
 
 BUNDLE_NAME = "model.litertlm"
-MANIFEST_NAME = "manifest.json"
 
 
 def export(

@@ -10,14 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
+from ...runtime.bundle.names import HEAD_ROWS, HEAD_SCALES, INVERSE_ORDERING, ROPE_FULL, ROPE_SLIDING
 from .config import DecoderConfig, DrafterConfig, LayerType, TargetConfig
 
 # The embedding, and the head where a checkpoint has its own.
 EMBEDDING, HEAD = "embed_tokens.weight", "lm_head.weight"
 # Weights that are made at export; all others have the name of the checkpoint tensor they come from.
-ROPE_TABLES: dict[LayerType, str] = {"sliding_attention": "rope.sliding", "full_attention": "rope.full"}
-HEAD_ROWS, HEAD_SCALES = "clustered_head.rows", "clustered_head.scales"
-INVERSE_ORDERING = "clustered_head.inverse_ordering"
+ROPE_TABLES: dict[LayerType, str] = {"sliding_attention": ROPE_SLIDING, "full_attention": ROPE_FULL}
 CENTROIDS = "masked_embedding.centroids.weight"
 TOKEN_ORDERING = "masked_embedding.token_ordering"
 

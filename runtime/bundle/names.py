@@ -12,6 +12,14 @@ MTP_DRAFTER = "mtp_drafter"
 # Key of the file's own metadata under which an export of this project says what it did to the chat template.
 TEMPLATE_NOTE = "chat_template_verdict"
 
+# What an export writes beside a bundle.
+MANIFEST_NAME = "manifest.json"
+
+# Constants of an export that no checkpoint holds as they are.
+HEAD_ROWS, HEAD_SCALES = "clustered_head.rows", "clustered_head.scales"
+INVERSE_ORDERING = "clustered_head.inverse_ordering"
+ROPE_SLIDING, ROPE_FULL = "rope.sliding", "rope.full"
+
 PARAM_TENSOR = "param_tensor"
 KV_PREFIX = "kv_cache_"
 

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..bundle.names import MANIFEST_NAME
 from ..errors import UserError
 from ..fields import Fields, read_object
 from ..text.prompts import Prompt
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from .stages.probe import Probe
 
 _PACKAGES = ("gemma-mtp-export", "ai-edge-litert", "litert-lm", "torch", "transformers")
-_MANIFEST = "manifest.json"
 
 
 def about_run(
@@ -64,7 +64,7 @@ def recorded_sources(bundle: Path, digest: str) -> dict[str, Any] | None:
     None where there is no manifest, or where it speaks of another bundle than the one with this SHA-256. The files
     themselves are not read.
     """
-    path = bundle.with_name(_MANIFEST)
+    path = bundle.with_name(MANIFEST_NAME)
     try:
         manifest = Fields(read_object(path), str(path))
         ours = manifest.object("files").object(bundle.name).text("sha256") == digest

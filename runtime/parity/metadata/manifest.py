@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ...bundle.inspection import Inspection
-from ...bundle.names import MTP_DRAFTER, PREFILL_DECODE
+from ...bundle.names import MANIFEST_NAME, MTP_DRAFTER, PREFILL_DECODE
 from ...errors import UserError
 from ..report.report import Stage
 from .fields import json_differences
 
-MANIFEST_NAME = "manifest.json"
 _SOURCES, _OPTIONS = "the checkpoints are those of the manifest", "the bundle has the manifest's options"
 _ACTIVATIONS = {"fp16": "fp16", "fp32": "fp32", "mixed": "fp32_fp16"}
 _ALL_BACKENDS = ["cpu", "gpu"]

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ...bundle.container import BundleFile, Section
+from ...bundle.names import MANIFEST_NAME
 from ...errors import UserError
-from ..metadata.manifest import MANIFEST_NAME, read_manifest
+from ..metadata.manifest import read_manifest
 from ..report.report import Stage
 
 _CHUNK = 1 << 22  # Bytes that are compared at a time.

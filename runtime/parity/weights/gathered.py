@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from ...bundle.constants import Constant, ModelConstants, Quantization
-from .parameters import HEAD_ROWS, HEAD_SCALES
+from ...bundle.names import HEAD_ROWS, HEAD_SCALES
 
 
 def with_rows(constants: ModelConstants) -> ModelConstants:

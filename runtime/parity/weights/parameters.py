@@ -9,16 +9,22 @@ from typing import Any
 
 import torch
 
-from ...bundle.names import EMBEDDER, MTP_DRAFTER, PER_LAYER_EMBEDDER, PREFILL_DECODE
+from ...bundle.names import (
+    EMBEDDER,
+    HEAD_ROWS,
+    INVERSE_ORDERING,
+    MTP_DRAFTER,
+    PER_LAYER_EMBEDDER,
+    PREFILL_DECODE,
+    ROPE_FULL,
+    ROPE_SLIDING,
+)
 from ..oracle.oracle import Oracle
 from ..oracle.streaming import WeightSource
 
 HEAD, EMBEDDING, PER_LAYER_EMBEDDING = "lm_head.weight", "embed_tokens.weight", "embed_tokens_per_layer.weight"
 CENTROIDS, TOKEN_ORDERING = "masked_embedding.centroids.weight", "masked_embedding.token_ordering"
-# Names of constants that no checkpoint holds as they are.
-HEAD_ROWS, HEAD_SCALES = "clustered_head.rows", "clustered_head.scales"
-INVERSE_ORDERING = "clustered_head.inverse_ordering"
-ROPE_TABLES = {"sliding_attention": "rope.sliding", "full_attention": "rope.full"}
+ROPE_TABLES = {"sliding_attention": ROPE_SLIDING, "full_attention": ROPE_FULL}
 
 _KV = re.compile(r"layers\.(\d+)\.self_attn\.(?:k_proj|v_proj|k_norm|v_norm)\.")
 # Of float32; what two ways to compute a product may differ by, relative to the row's largest value.
