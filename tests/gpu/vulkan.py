@@ -13,6 +13,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from filelock import FileLock
+
 _PACKAGES = ("chromium-common", "libvulkan1")
 _ICD = "usr/lib/chromium/vk_swiftshader_icd.json"
 _MINUTES = 5
@@ -34,8 +36,11 @@ def vulkan_environment(folder: Path) -> tuple[str, dict[str, str]]:
     if any(Path("/dev").glob("nvidia[0-9]")) or any(Path("/dev/dri").glob("renderD*")):
         return "the machine's own GPU", {}
     unpacked = folder / "swiftshader"
-    if not (unpacked / _ICD).exists():
-        _fetch(unpacked)
+    folder.mkdir(parents=True, exist_ok=True)
+    # Test workers ask at the same moment.
+    with FileLock(folder / "swiftshader.lock"):
+        if not (unpacked / _ICD).exists():
+            _fetch(unpacked)
     runtime = folder / "xdg-runtime"
     runtime.mkdir(mode=0o700, exist_ok=True)
     libraries = [str(path.parent) for path in unpacked.glob("usr/lib/*-linux-*/libvulkan.so.1")]
@@ -51,7 +56,6 @@ def vulkan_environment(folder: Path) -> tuple[str, dict[str, str]]:
 def _fetch(unpacked: Path) -> None:
     if platform.system() != "Linux" or not all(map(shutil.which, ("apt-get", "dpkg"))):
         raise NoDeviceError("SwiftShader comes from a Debian package here, and there is no apt-get or dpkg")
-    unpacked.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=unpacked.parent) as name:
         work = Path(name)
         for private in ("", "private lists"):
