@@ -14,8 +14,11 @@ from typing import Any
 
 import torch
 
-from ..checkpoint.weights import Role
+from ...runtime.bundle.flatbuffer import pack, parse
 from ..models.windowed import register_lowering
+from .joining.join import join
+from .joining.kit import Kit
+from .joining.recording import record
 from .signatures import Signature, Tensors
 
 WEIGHT_PREFIX = "weights_"
@@ -23,32 +26,26 @@ INPUT_PREFIX = "inputs_"
 CANNOT_WRITE = 74  # Exit code: the last line of standard error has path and reason.
 
 
-class _Entry(torch.nn.Module):
-    """A signature's function as the converter takes it; nested arguments become `weights_*` and `inputs_*`."""
-
-    def __init__(self, signature: Signature) -> None:
-        super().__init__()
-        self.signature = signature
-
-    def forward(self, weights: Tensors, inputs: Tensors) -> Tensors:
-        return self.signature.function(weights, inputs)
-
-
 def trace(signature: Signature) -> bytes:
-    """Flatbuffer of one signature whose weights are inputs; a few hundred kilobytes whatever the model's size."""
-    import litert_torch  # Seconds of import time, paid by the worker alone.
+    """Flatbuffer of one signature whose weights are inputs; a few hundred kilobytes whatever the model's size.
+
+    Each kind of part is traced once, and the graph joined from the parts.
+    """
+    import litert_torch  # noqa: F401  Seconds of import time, paid by the worker alone.
 
     register_lowering()
+    recording = record(signature)
+    kit = Kit(recording)
+    model = parse(to_flatbuffer(signature.name, kit, kit.samples()))
+    names = [f"{WEIGHT_PREFIX}{weight.name}" for weight in signature.weights]
+    return pack(join(model, recording, signature.name, [*names, *(f"{INPUT_PREFIX}{name}" for name in signature.inputs)]))
 
-    # Never written or read, so these cost no memory however large they are.
-    weights = {
-        weight.name: torch.empty(weight.shape, dtype=torch.int32 if weight.role is Role.INDEX else torch.float32)
-        for weight in signature.weights
-    }
-    inputs = {name: torch.zeros(spec.shape, dtype=spec.dtype) for name, spec in signature.inputs.items()}
-    entry = _Entry(signature).eval()
-    converter = litert_torch.signature(signature.name, entry, sample_kwargs={"weights": weights, "inputs": inputs})
-    model: Any = converter.convert()
+
+def to_flatbuffer(name: str, module: torch.nn.Module, samples: dict[str, Tensors]) -> bytes:
+    """What the converter makes of `module`, run on `samples`; the entries of an argument `a` become inputs `a_*`."""
+    import litert_torch
+
+    model: Any = litert_torch.signature(name, module.eval(), sample_kwargs=samples).convert()
     return model.model_content()
 
 

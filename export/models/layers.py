@@ -135,22 +135,32 @@ def attention_input(config: DecoderConfig, weights: Weights, layer: int, x: torc
     return rms_norm(x, weights[f"layers.{layer}.input_layernorm.weight"], config.rms_norm_eps)
 
 
-def decoder_layer(
+def add_attention(
     config: DecoderConfig,
     weights: Weights,
     layer: int,
     x: torch.Tensor,
     step: Step,
     cache: tuple[torch.Tensor, torch.Tensor],
+) -> torch.Tensor:
+    """First half of a layer: to the residual stream `x` `[1, T, D]` what it reads from `cache` is added, which already
+    holds this step's rows."""
+    attended = attend(config, weights, layer, attention_input(config, weights, layer, x), step, cache)
+    return x + rms_norm(attended, weights[f"layers.{layer}.post_attention_layernorm.weight"], config.rms_norm_eps)
+
+
+def add_mlp(
+    config: DecoderConfig,
+    weights: Weights,
+    layer: int,
+    x: torch.Tensor,
     per_layer_input: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """One layer on the residual stream `x` `[1, T, D]`, reading a `cache` that already holds this step's rows.
+    """Second half of a layer, on the residual stream `x` `[1, T, D]`: MLP, per-layer input, the layer's scalar.
 
     `per_layer_input` is `[1, T, ple_dim]`, absent in the drafter.
     """
     prefix, eps = f"layers.{layer}.", config.rms_norm_eps
-    attended = attend(config, weights, layer, attention_input(config, weights, layer, x), step, cache)
-    x = x + rms_norm(attended, weights[prefix + "post_attention_layernorm.weight"], eps)
     mixed = gated_mlp(weights, layer, rms_norm(x, weights[prefix + "pre_feedforward_layernorm.weight"], eps))
     x = x + rms_norm(mixed, weights[prefix + "post_feedforward_layernorm.weight"], eps)
     if per_layer_input is not None:
