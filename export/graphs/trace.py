@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ...runtime.bundle.flatbuffer import pack, parse
-from ..models.windowed import register_lowering
+from ..models import norm, windowed
 from .joining.join import join
 from .joining.kit import Kit
 from .joining.recording import record
@@ -31,19 +31,28 @@ def trace(signature: Signature) -> bytes:
 
     Each kind of part is traced once, and the graph joined from the parts.
     """
-    import litert_torch  # noqa: F401  Seconds of import time, paid by the worker alone.
-
-    register_lowering()
+    register_lowerings()
     recording = record(signature)
     kit = Kit(recording)
     model = parse(to_flatbuffer(signature.name, kit, kit.samples()))
-    names = [f"{WEIGHT_PREFIX}{weight.name}" for weight in signature.weights]
-    return pack(join(model, recording, signature.name, [*names, *(f"{INPUT_PREFIX}{name}" for name in signature.inputs)]))
+    return pack(join(model, recording, signature.name, given_names(signature)))
+
+
+def given_names(signature: Signature) -> list[str]:
+    """Names of the inputs of a traced graph: its weights, then what the signature takes."""
+    weights = (f"{WEIGHT_PREFIX}{weight.name}" for weight in signature.weights)
+    return [*weights, *(f"{INPUT_PREFIX}{name}" for name in signature.inputs)]
+
+
+def register_lowerings() -> None:
+    """Tell the converter how to write this project's own operators; to be called before tracing."""
+    norm.register_lowering()
+    windowed.register_lowering()
 
 
 def to_flatbuffer(name: str, module: torch.nn.Module, samples: dict[str, Tensors]) -> bytes:
     """What the converter makes of `module`, run on `samples`; the entries of an argument `a` become inputs `a_*`."""
-    import litert_torch
+    import litert_torch  # Seconds of import time, paid by the worker alone.
 
     model: Any = litert_torch.signature(name, module.eval(), sample_kwargs=samples).convert()
     return model.model_content()

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from ..checkpoint.config import DrafterConfig, TargetConfig
 from .clustered_head import clustered_logits, dense_logits
 from .kv_cache import KVSignature, drafter_source
-from .layers import Weights, add_attention, add_mlp, begin_step, rms_norm
+from .layers import Weights, add_attention, add_mlp, begin_step
+from .norm import rms_norm
 from .pieces import Pieces
 from .target import Caches
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -16,22 +15,10 @@ from torch.nn import functional as F
 from ..checkpoint.config import DecoderConfig, LayerType
 from ..checkpoint.weights import ROPE_TABLES
 from .cache_ops import cache_update, masked_scores, query_key_product, weight_value_product, window_mask
+from .norm import rms_norm
 from .windowed import Window
 
 Weights = Mapping[str, torch.Tensor]
-
-
-def rms_norm(x: torch.Tensor, weight: torch.Tensor | None, eps: float) -> torch.Tensor:
-    """Gemma4RMSNorm: `x * (mean(x^2) + eps)^-1/2 * weight` over the last axis.
-
-    A composite, for which LiteRT's GPU backend has a kernel: written out, the square of an `x` of 256 or more overflows
-    where it computes in float16.
-    """
-    from litert_torch.hlfb import StableHLOCompositeBuilder
-
-    builder: Any = StableHLOCompositeBuilder(name="odml.rms_norm", attr={"epsilon": eps})
-    x, scale = builder.mark_inputs(x, torch.ones(x.shape[-1]) if weight is None else weight)
-    return builder.mark_outputs(x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * scale)
 
 
 def rotate(x: torch.Tensor, rope: torch.Tensor) -> torch.Tensor:

@@ -18,9 +18,7 @@ from .layers import Weights
 class Pieces(Protocol):
     """What runs the pieces of a pass. Arguments and results are tensors, in tuples, dicts or dataclasses."""
 
-    def once(
-        self, function: Callable[..., Any], config: DecoderConfig, weights: Weights, *arguments: Any
-    ) -> Any:
+    def once(self, function: Callable[..., Any], config: DecoderConfig, weights: Weights, *arguments: Any) -> Any:
         """`function(config, weights, *arguments)`, a part that a pass has once."""
         ...
 
@@ -48,9 +46,7 @@ class Pieces(Protocol):
 class Directly:
     """Runs every piece where it stands."""
 
-    def once(
-        self, function: Callable[..., Any], config: DecoderConfig, weights: Weights, *arguments: Any
-    ) -> Any:
+    def once(self, function: Callable[..., Any], config: DecoderConfig, weights: Weights, *arguments: Any) -> Any:
         return function(config, weights, *arguments)
 
     def layer(

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from ..checkpoint.config import TargetConfig
 from ..checkpoint.weights import head_name
 from .kv_cache import KVSignature, LayerCache
-from .layers import Step, Weights, add_attention, add_mlp, attention_input, begin_step, rms_norm, write_kv
+from .layers import Step, Weights, add_attention, add_mlp, attention_input, begin_step, write_kv
+from .norm import rms_norm
 from .pieces import Pieces
 
 Caches = dict[str, torch.Tensor]

@@ -182,8 +182,10 @@ class _Recorder:
         """Has `layer` all weights that the part takes, in the same shapes?"""
         part = self.recording.parts[number]
         names = zip(part.weights, _renamed(part, layer), strict=True)
-        return all(name in self._weights and _shapes(self._weights[name]) == _shapes(self._weights[first])
-                   for first, name in names)
+        return all(
+            name in self._weights and _shapes(self._weights[name]) == _shapes(self._weights[first])
+            for first, name in names
+        )
 
     def _call(self, name: str, number: int, arguments: tuple[Any, ...], layer: int | None = None) -> Any:
         part = self.recording.parts[number]

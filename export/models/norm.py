@@ -1,0 +1,64 @@
+"""Gemma4RMSNorm as one operator of torch, which the converter is told how to write.
+
+Torch takes every operator through three passes, and a layer has up to seven norms of nine operators each: as one, a
+signature is traced in two thirds of the time.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import torch
+
+_NAME = "odml.rms_norm"
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor | None, eps: float) -> torch.Tensor:
+    """Gemma4RMSNorm: `x * (mean(x^2) + eps)^-1/2 * weight` over the last axis.
+
+    A composite, for which LiteRT's GPU backend has a kernel: written out, the square of an `x` of 256 or more overflows
+    where it computes in float16.
+    """
+    return _rms_norm(x, torch.ones(x.shape[-1]) if weight is None else weight, eps)
+
+
+@torch.library.custom_op("gemma_mtp::rms_norm", mutates_args=())
+def _rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * weight
+
+
+@_rms_norm.register_fake
+def _(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    del weight, eps
+    return torch.empty_like(x)
+
+
+def register_lowering() -> None:
+    """Tell litert-torch, which takes seconds to load, how to write a norm; to be called before tracing.
+
+    It is what litert-torch's StableHLOCompositeBuilder and the operators of `_rms_norm` would come to.
+    """
+    from litert_converter.mlir import ir
+    from litert_torch.backend import lowerings
+
+    aten: Any = torch.ops.aten
+    lookup, register, f32 = lowerings.lookup, lowerings.lower, ir.F32Type
+
+    def lower(context: Any, x: Any, weight: Any, eps: float) -> Any:
+        composite = uuid.uuid4().hex
+
+        def run(operator: Any, *arguments: Any) -> Any:
+            return lookup(operator)(context, *arguments)
+
+        def mark(tensor: Any, place: int, *, is_input: bool, attributes: tuple[Any, ...] | None = None) -> Any:
+            operator = torch.ops.litert_torch.mark_tensor.default
+            return run(operator, tensor, _NAME, place, composite, is_input, attributes)
+
+        x, weight = mark(x, 0, is_input=True), mark(weight, 1, is_input=True)
+        mean = run(aten.mean.dim, run(aten.pow.Tensor_Scalar, x, 2), [-1], True)
+        root = run(aten.rsqrt.default, run(aten.add.Tensor, mean, lowerings.utils.splat(eps, f32.get())))
+        scaled = run(aten.mul.Tensor, run(aten.mul.Tensor, x, root), weight)
+        return mark(scaled, 0, is_input=False, attributes=(("epsilon", eps),))
+
+    register(torch.ops.gemma_mtp.rms_norm)(lower)
