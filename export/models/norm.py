@@ -39,26 +39,24 @@ def register_lowering() -> None:
 
     It is what litert-torch's StableHLOCompositeBuilder and the operators of `_rms_norm` would come to.
     """
-    from litert_converter.mlir import ir
-    from litert_torch.backend import lowerings
+    from jax import lax
+    from jax import numpy as jnp
+    from litert_torch.backend import jax_bridge, lowerings
 
-    aten: Any = torch.ops.aten
-    lookup, register, f32 = lowerings.lookup, lowerings.lower, ir.F32Type
+    register: Any = lowerings.lower
+
+    def norm(x: Any, weight: Any, eps: float) -> Any:
+        return x * lax.rsqrt(jnp.mean(jnp.power(x, 2), -1, keepdims=True) + eps) * weight
 
     def lower(context: Any, x: Any, weight: Any, eps: float) -> Any:
         composite = uuid.uuid4().hex
 
-        def run(operator: Any, *arguments: Any) -> Any:
-            return lookup(operator)(context, *arguments)
-
         def mark(tensor: Any, place: int, *, is_input: bool, attributes: tuple[Any, ...] | None = None) -> Any:
-            operator = torch.ops.litert_torch.mark_tensor.default
-            return run(operator, tensor, _NAME, place, composite, is_input, attributes)
+            marked: Any = lowerings.lookup(torch.ops.litert_torch.mark_tensor.default)
+            return marked(context, tensor, _NAME, place, composite, is_input, attributes)
 
         x, weight = mark(x, 0, is_input=True), mark(weight, 1, is_input=True)
-        mean = run(aten.mean.dim, run(aten.pow.Tensor_Scalar, x, 2), [-1], True)
-        root = run(aten.rsqrt.default, run(aten.add.Tensor, mean, lowerings.utils.splat(eps, f32.get())))
-        scaled = run(aten.mul.Tensor, run(aten.mul.Tensor, x, root), weight)
-        return mark(scaled, 0, is_input=False, attributes=(("epsilon", eps),))
+        normed = jax_bridge.wrap(norm)(context, x, weight, eps)
+        return mark(normed, 0, is_input=False, attributes=(("epsilon", eps),))
 
     register(torch.ops.gemma_mtp.rms_norm)(lower)

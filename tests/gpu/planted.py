@@ -47,11 +47,13 @@ def no_param_tensor(exports: Exports, patch: pytest.MonkeyPatch) -> Path:
     """`verify` and the drafter make their parameters from the positions instead of taking them."""
 
     def change(signature: Signature) -> Signature:
-        def function(weights: Weights, inputs: Tensors) -> Tensors:
-            positions = inputs["input_pos"]
+        def parameters(config: None, weights: Weights, positions: torch.Tensor) -> torch.Tensor:
             first, end = positions[:1], positions[-1:] + 1
-            parameters = torch.cat((first, end, end, torch.zeros(4, dtype=torch.int32))).reshape(1, 1, 1, 7)
-            return signature.function(weights, {**inputs, "param_tensor": parameters})
+            return torch.cat((first, end, end, torch.zeros(4, dtype=torch.int32))).reshape(1, 1, 1, 7)
+
+        def function(weights: Weights, inputs: Tensors, pieces: Any) -> Tensors:
+            made = pieces.once(parameters, None, weights, inputs["input_pos"])
+            return signature.function(weights, {**inputs, "param_tensor": made}, pieces)
 
         kept = {name: spec for name, spec in signature.inputs.items() if name != "param_tensor"}
         return replace(signature, function=function, inputs=kept)
