@@ -88,9 +88,13 @@ def blind_drafter(exports: Exports, patch: pytest.MonkeyPatch) -> Path:
     """The drafter reads its caches as zeros."""
 
     def change(signature: Signature) -> Signature:
-        def function(weights: Weights, inputs: Tensors) -> Tensors:
-            blank = {name: tensor * 0 for name, tensor in inputs.items() if name.startswith("kv_cache_")}
-            return signature.function(weights, {**inputs, **blank})
+        def zeros(config: None, weights: Weights, cache: torch.Tensor) -> torch.Tensor:
+            return cache * 0
+
+        def function(weights: Weights, inputs: Tensors, pieces: Any) -> Tensors:
+            caches = {name: tensor for name, tensor in inputs.items() if name.startswith("kv_cache_")}
+            blank = {name: pieces.once(zeros, None, weights, tensor) for name, tensor in caches.items()}
+            return signature.function(weights, {**inputs, **blank}, pieces)
 
         return replace(signature, function=function)
 

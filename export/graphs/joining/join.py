@@ -146,6 +146,8 @@ class _Graph:
 
     def _first_of(self, call: Call, index: int) -> int:
         """A constant like the kit's `index`, which says where a SLICE begins: at the layer of `call`."""
+        if call.layer is None:
+            raise AssertionError(f"{call.name}: selects no layer")
         if (index, call.layer) not in self._constants:
             traced = self._recording.parts[call.part].before[-1]
             begin = np.frombuffer(bytes(self.model.buffers[self._kit.tensors[index].buffer].data), np.int32).copy()

@@ -96,7 +96,9 @@ def said(model: Any, graph: int = 0) -> list[Hashable]:
                 tuple(decomposition),
             )
         )
-    given = sorted(tensor(int(index)) for index in inputs) if graph == 0 else [tensor(int(i)) for i in inputs]
+    given = (
+        sorted((tensor(int(index)) for index in inputs), key=repr) if graph == 0 else [tensor(int(i)) for i in inputs]
+    )
     return [tuple(given), *lines, tuple(tensor(int(index)) for index in model.subgraphs[graph].outputs)]
 
 

@@ -24,8 +24,8 @@ from gemma_mtp.export.graphs.trace import given_names, register_lowerings, to_fl
 from gemma_mtp.export.models.kv_cache import kv_signature
 from gemma_mtp.export.models.norm import rms_norm
 from gemma_mtp.runtime.bundle.flatbuffer import parse
+from tests.joining.whole import said, samples_of, trace_whole
 from tests.support.oracle import random_drafter, random_target
-from tests.support.whole import said, samples_of, trace_whole
 
 # The window of 8 is cut out of these slots.
 SLOTS, DRAFT_TOKENS = 40, 2
