@@ -23,7 +23,8 @@ from ..signatures import Signature
 class Part:
     """One kind of part: `run` gives its results from tensors of the shapes and dtypes of `inputs`.
 
-    The inputs are the values of `weights`, then the tensors of `arguments`, whose places they take.
+    The inputs are the values of `weights`, then the tensors of `arguments`, whose places they take. `before` is what
+    `function` takes around its weights: the configuration and, if it has one, the first layer of the kind.
     """
 
     name: str
@@ -44,7 +45,7 @@ class Part:
 class Call:
     """One run of the `part`th part: the values that it takes, and those that it makes.
 
-    `layer` is what a part `layer_of` selects.
+    `layer` is the layer that it belongs to, None for a part that a pass has once.
     """
 
     name: str
@@ -103,7 +104,7 @@ def tensors_in(structure: Any) -> list[torch.Tensor]:
 
 
 def select_layer(config: None, weights: Weights, layer: int, x: torch.Tensor) -> torch.Tensor:
-    """Of all parts' functions the one whose graph depends on the layer's number, in one constant."""
+    """`x[:, :, layer]`. Of all parts' functions the one whose graph depends on the layer's number, in one constant."""
     del config, weights
     return x[:, :, layer]
 
