@@ -96,6 +96,10 @@ def export_options(command: Callable[..., None]) -> Callable[..., None]:
                 "--allow-template-difference", is_flag=True,
                 help="Pack the template, too, where LiteRT-LM renders it otherwise than transformers.",
             ),
+            click.option(
+                "--tflite-files", is_flag=True,
+                help="Write each model as a .tflite file beside the bundle as well; takes twice the space.",
+            ),
             click.option("-q", "--quiet", is_flag=True, help="Print only the result and errors."),
             click.option(
                 "-v", "--verbose", is_flag=True, callback=remember_verbose,
@@ -128,6 +132,7 @@ def run_export(
     verbose: bool,
     chat_template: Path | None,
     allow_template_difference: bool,
+    tflite_files: bool,
 ) -> Path:
     """Open the pair, resolve the options, show them and export; path of the bundle."""
     from ...runtime.text.prompts import read_prompts
@@ -164,4 +169,5 @@ def run_export(
         chat_template=chat_template,
         allow_template_difference=allow_template_difference,
         kv_cache_prompts=calibration,
+        tflite_files=tflite_files,
     )
