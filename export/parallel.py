@@ -36,7 +36,7 @@ def in_order(tasks: Iterable[Callable[[], T]], threads: int | None = None) -> It
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """Work in the background is not wanted any more."""
 
 
@@ -55,10 +55,10 @@ class Background(Generic[T]):
 
     def check(self) -> None:
         """Raises:
-        Stopped: the work is to end.
+        StoppedError: the work is to end.
         """
         if self.stopping.is_set():
-            raise Stopped
+            raise StoppedError
 
     def raise_failure(self) -> None:
         """Raise what the work has failed with, if it has."""

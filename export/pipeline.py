@@ -120,7 +120,7 @@ def export(
             names_failure("hashing the bundle", bundle),
             reporter.stage(HASHING, size, in_bytes=True) as advance,
         ):
-            # Once more, as it begins with what is known last: places, scales and an identity that follows from the rest.
+            # A second reading, as the file begins with what is known last: scales, and an identity made of the rest.
             files = {BUNDLE_NAME: WrittenFile(size, sha256_of(bundle, lambda count: advance(count, "")))}
         if tflite_files:
             for name in models:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -13,11 +14,28 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from ..runtime.units import size
 
+try:
+    import resource
+except ImportError:  # Windows.
+    resource = None
+
 Advance = Callable[[float, str], None]
 # Seconds between two lines of a stage that counts bytes, away from a terminal.
 _PAUSE = 10.0
 # From this share of a stage on, its own speed is what the rest of it will have.
 _MEASURED = 0.05
+
+
+def peak_memory() -> tuple[int, int]:
+    """Most bytes that this process, and that the largest of its children that have ended, had resident at a time.
+
+    As the kernel counts them (`getrusage`), mapped files among them.
+    """
+    if resource is None:
+        return 0, 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    own, children = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return own * unit, children * unit
 
 
 @dataclass
@@ -53,10 +71,16 @@ class Reporter:
         self.console = console
         self.quiet = quiet
         self.seconds: dict[str, float] = {}
+        self._begun = time.monotonic()
         self._expected: dict[str, Expected] = {}
         self._lock = threading.RLock()
         self._live: Progress | None = None
         self._open = 0
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since this object was made."""
+        return time.monotonic() - self._begun
 
     def say(self, line: str) -> None:
         """One line of text."""
@@ -88,7 +112,7 @@ class Reporter:
                     detail = f"{size(stage.done)} of {size(total)} {detail}".rstrip()
                 show(amount, f"{detail}{self._left()}")
                 now = time.monotonic()
-                if not self.console_is_plain or not (lines or (in_bytes and now - told >= _PAUSE)):
+                if self.quiet or self.console.is_terminal or not (lines or (in_bytes and now - told >= _PAUSE)):
                     return
                 told = now
                 self.say(f"  {detail}{self._left() if in_bytes else ''}")
@@ -97,11 +121,6 @@ class Reporter:
         stage.ended = True
         self.seconds[title] = time.monotonic() - stage.begun
         self.say(f"{title}: done in {self.seconds[title]:.1f} s")
-
-    @property
-    def console_is_plain(self) -> bool:
-        """Whether lines are printed where a terminal would have bars."""
-        return not self.quiet and not self.console.is_terminal
 
     def _left(self) -> str:
         now = time.monotonic()

@@ -325,7 +325,7 @@ def _read_rows(entry: _Entry, rows: Sequence[int]) -> np.ndarray:
         OSError: they cannot be read.
     """
     values = np.empty((len(rows), *entry.shape[1:]), _NUMPY_DTYPES[entry.dtype])
-    row_bytes, target = math.prod(entry.shape[1:]) * values.itemsize, memoryview(values.reshape(-1).view(np.uint8))
+    row_bytes, target = math.prod(entry.shape[1:]) * values.itemsize, values.reshape(-1).view(np.uint8).data
     with entry.file.open("rb", buffering=0) as file:
         first = 0
         for stop in _ends_of_runs(rows):

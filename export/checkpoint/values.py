@@ -14,8 +14,8 @@ from .config import LAYER_TYPES, AttentionConfig, DecoderConfig
 from .files import Checkpoint
 from .weights import HEAD_ROWS, INVERSE_ORDERING, ROPE_TABLES, TOKEN_ORDERING, Weight
 
-# Float32 bytes of a weight that are worked on at a time: what a core's own cache holds. Quantizing 128 MB at a time took
-# 25 ns a value, two megabytes at a time 1 ns (one core with 1 MB of its own, 16 of the shared cache).
+# Float32 bytes of a weight that are worked on at a time: what stays in a processor's caches. Quantizing 128 MB at once
+# took 25 ns a value, two megabytes 1 ns (a core with 1 MB of its own and a share of 32).
 _BLOCK_BYTES = 2 << 20
 # Blocks that one thread makes in a row.
 _BLOCKS_PER_PART = 8

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from ...quantize.recipes import RECIPES
 from ..exit_codes import remember_verbose
@@ -19,6 +18,7 @@ from ..options import (
     DEFAULT_PREFILL_LENGTHS,
     SHORT_PREFILL,
 )
+from ..progress import Reporter
 from .run_options import refuse_quiet_and_verbose
 
 
@@ -115,8 +115,7 @@ def run_export(
     target: str,
     drafter: str,
     out: Path,
-    console: Console,
-    quiet: bool,
+    reporter: Reporter,
     adapters: tuple[str, ...] = (),
     *,
     weights: str,
@@ -139,10 +138,9 @@ def run_export(
     from ..checkpoint.pair import open_pair
     from ..options import resolve_options
     from ..pipeline import export
-    from ..progress import Reporter
     from .tables.export import options_table
 
-    refuse_quiet_and_verbose(quiet, verbose)
+    refuse_quiet_and_verbose(reporter.quiet, verbose)
     pair = open_pair(target, drafter, adapters)
     options = resolve_options(
         pair.target_config,
@@ -156,9 +154,8 @@ def run_export(
         kv_cache=kv_cache,
     )
     calibration = read_prompts(kv_cache_prompts) if kv_cache_prompts else ()
-    if not quiet:
-        console.print(options_table(pair, options, out))
-    reporter = Reporter(console, quiet=quiet)
+    if not reporter.quiet:
+        reporter.console.print(options_table(pair, options, out))
     return export(
         pair,
         options,

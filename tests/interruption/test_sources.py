@@ -113,14 +113,14 @@ class _At(Reporter):
         self._title, self._act = title, act
 
     @contextlib.contextmanager
-    def stage(self, title: str, total: float, *, lines: bool = False) -> Iterator[Advance]:
+    def stage(self, title: str, total: float, *, lines: bool = False, in_bytes: bool = False) -> Iterator[Advance]:
         if title == self._title:
             self._act()
-        with super().stage(title, total, lines=lines) as advance:
+        with super().stage(title, total, lines=lines, in_bytes=in_bytes) as advance:
             yield advance
 
 
-@pytest.mark.parametrize("title", ["Tracing graphs", "Writing embedder", "Writing mtp_drafter", "Packing the bundle"])
+@pytest.mark.parametrize("title", ["Tracing graphs", "Writing embedder", "Writing mtp_drafter", "Hashing the bundle"])
 def test_weights_replaced_while_an_export_runs(
     title: str, small_fp32: Path, exports: Exports, folder: Path, tmp_path: Path
 ) -> None:
