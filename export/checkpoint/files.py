@@ -5,7 +5,6 @@ Only safetensors are read: never pickle, never code that a checkpoint brings alo
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import os
@@ -334,7 +333,7 @@ def _read_rows(entry: _Entry, rows: Sequence[int]) -> np.ndarray:
             while left:
                 count = file.readinto(left)
                 if not count:
-                    raise OSError(errno.EIO, "the file ends before it")
+                    raise OSError("the file ends before it")
                 left = left[count:]
             first = stop
     return values
