@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -45,6 +46,7 @@ class Cost:
     """One export: seconds, bytes. `peak_memory` is anonymous, of all processes together; `counted_by` says by whom."""
 
     seconds: float
+    processor_seconds: float
     stages: dict[str, float]
     peak_memory: int
     counted_by: str
@@ -104,6 +106,12 @@ def _processes() -> Iterator[tuple[int, tuple[int, int]]]:
                 yield int(entry.name), (int(fields["PPid"]), int(fields["RssAnon"].split()[0]) << 10)
 
 
+def _processor_seconds() -> float:
+    """Of all processes that this one has started and that have ended, and of theirs, in user and kernel mode."""
+    found = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return found.ru_utime + found.ru_stime
+
+
 def _used(folder: Path) -> int:
     """Bytes that the files below a folder take on disk."""
     total = 0
@@ -153,7 +161,7 @@ def measure(
         command = [sys.executable, "-m", "gemma_mtp.export.cli", "export", str(target), str(drafter), "-o", str(out)]
         command += ["--skeleton-cache", str(cache or Path(temporary, "skeletons")), *options]
         forget(sources)
-        before, begun = _used(out.parent), time.perf_counter()
+        before, used, begun = _used(out.parent), _processor_seconds(), time.perf_counter()
 
         def join() -> None:
             if group:
@@ -172,6 +180,7 @@ def measure(
         forget(sources)
         return Cost(
             seconds=seconds,
+            processor_seconds=_processor_seconds() - used,
             stages={found[1]: float(found[2]) for line in told if (found := _STAGE.match(line))},
             peak_memory=watch.memory,
             counted_by="control group" if group else "RssAnon of all processes, every 50 ms",
@@ -188,6 +197,7 @@ def show(name: str, cost: Cost, console: Console) -> None:
     for title, seconds in cost.stages.items():
         table.add_row(title, f"{seconds:.1f} s")
     table.add_row("in all", f"{cost.seconds:.1f} s")
+    table.add_row("processor time of all processes", f"{cost.processor_seconds:.1f} s")
     table.add_row(f"plainly reading {size(cost.read)}", f"{cost.plain_read_seconds:.1f} s")
     table.add_row(f"plainly writing {size(cost.written)}", f"{cost.plain_write_seconds:.1f} s")
     table.add_row(f"peak anonymous memory ({cost.counted_by})", size(cost.peak_memory))
