@@ -13,6 +13,7 @@ import pytest
 
 from gemma_mtp.quantize.recipes import RECIPES
 from gemma_mtp.runtime.bundle.inspection import inspect_bundle
+from gemma_mtp.runtime.bundle.names import PREFILL_DECODE
 from gemma_mtp.runtime.parity.oracle.reference import target_states
 from gemma_mtp.runtime.parity.report.measures import Agreement
 from gemma_mtp.runtime.parity.report.thresholds import Thresholds, read_thresholds, weight_format
@@ -81,9 +82,8 @@ def test_arm64_kernels_give_the_models_text(
 
 def _limits(path: Path) -> Thresholds:
     """`verify`'s, for the bundle's weights."""
-    models = inspect_bundle(path).as_dict()["models"].values()
-    dtypes = {dtype for model in models for dtype in model["constant_bytes"]}
-    return read_thresholds(None, weight_format(dict.fromkeys(dtypes, 1)), str(path))[1]
+    stored = inspect_bundle(path).models[PREFILL_DECODE].constant_bytes
+    return read_thresholds(None, weight_format(stored), str(path))[1]
 
 
 @pytest.mark.export
