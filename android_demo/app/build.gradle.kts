@@ -33,7 +33,9 @@ dependencies {
     implementation(libs.litertlm)
     implementation(libs.coroutines.android)
     implementation(libs.activity.compose)
+    implementation(libs.lifecycle.runtime)
     implementation(libs.lifecycle.viewmodel)
     implementation(platform(libs.compose.bom))
+    implementation(libs.compose.foundation)
     implementation(libs.compose.material3)
 }
