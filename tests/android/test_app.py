@@ -74,7 +74,10 @@ def test_renamed_calls_and_missing_resources_are_seen(compile_app: Compile, tmp_
         "engine/LoadedBundle.kt": ("enableSpeculativeDecoding = mtp", "speculativeDecoding = mtp"),
         "bench/Measurement.kt": ("lastDecodeTokenCount", "decodeTokenCount"),
         "ui/DemoViewModel.kt": ("cancelProcess()", "cancel()"),
-        "bench/BenchmarkActivity.kt": ("LoadedBundle.load(facts, request.settings, cacheDir)", "LoadedBundle.load(facts)"),
+        "bench/BenchmarkActivity.kt": (
+            "LoadedBundle.load(facts, request.settings, cacheDir)",
+            "LoadedBundle.load(facts)",
+        ),
     }
     for name, (old, new) in faults.items():
         content = (sources / name).read_text("utf-8")
@@ -124,7 +127,10 @@ def test_manifest_names_classes_that_exist_and_asks_for_nothing() -> None:
     assert manifest.findall("uses-permission") == []
     application = manifest.find("application")
     assert application is not None
-    libraries = {entry.get(ANDROID + "name"): entry.get(ANDROID + "required") for entry in application.findall("uses-native-library")}
+    libraries = {
+        entry.get(ANDROID + "name"): entry.get(ANDROID + "required")
+        for entry in application.findall("uses-native-library")
+    }
     assert libraries == {"libOpenCL.so": "false", "libvndksupport.so": "false"}
     for activity in application.findall("activity"):
         name = activity.get(ANDROID + "name") or ""
