@@ -5,7 +5,7 @@ plugins {
 
 android {
     namespace = "dev.gemmamtp.demo"
-    compileSdk = 36
+    compileSdk = 37
 
     defaultConfig {
         applicationId = "dev.gemmamtp.demo"
