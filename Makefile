@@ -53,7 +53,7 @@ lint: setup-dev
 
 check: lint
 	@echo "== tests that need no export"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --durations=0 --durations-min=5 -m "not export and not slow and not gpu and not gpu_slow"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --durations=0 --durations-min=5 -m "not export and not slow and not gpu and not gpu_slow and not android"
 
 test: lint
 	@echo "== tests"

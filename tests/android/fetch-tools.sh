@@ -14,12 +14,18 @@ missing=()
 LITERT_LM=$("$python" -c 'from importlib.metadata import version; print(version("litert-lm-api"))')
 KOTLIN=$(sed -n 's/^kotlin = "\(.*\)"/\1/p' "$here/../../android_demo/gradle/libs.versions.toml")
 
-# part NAME FUNCTION: run it once; its mark is made when all of it was done.
+# part NAME FUNCTION VERSION: run it once per version; its mark is made when all of it was done.
 part() {
   local mark=$folder/.done-$1
-  [ -e "$mark" ] && return
+  [ -e "$mark" ] && [ "$(cat "$mark")" = "$3" ] && return
+  rm -f "$mark"
   echo "== android tools: $1"
-  if (set -e; "$2") && touch "$mark"; then return; fi
+  # Not as a condition: there, the shell would go on after an error.
+  (set -e; "$2")
+  if [ $? -eq 0 ]; then
+    echo "$3" > "$mark"
+    return
+  fi
   echo "!! android tools: $1 cannot be had here; its tests will be skipped" >&2
   missing+=("$1")
 }
@@ -100,11 +106,11 @@ engine() {
 engine_linux() { engine aarch64-linux manylinux_2_27_aarch64; }
 engine_android() { engine arm64-v8a android_23_arm64_v8a; }
 
-part emulator emulator
-part compiler compiler
-part aapt2 aapt2
-part kotlin kotlin
-part engine-linux engine_linux
-part engine-android engine_android
+part emulator emulator 1
+part compiler compiler 1
+part aapt2 aapt2 1
+part kotlin kotlin "$KOTLIN"
+part engine-linux engine_linux "$LITERT_LM"
+part engine-android engine_android "$LITERT_LM"
 [ ${#missing[@]} -eq 0 ] || echo "!! android tools: without ${missing[*]}" >&2
 exit 0

@@ -18,6 +18,7 @@ from tests.android.tools import DEMO
 APP = DEMO / "app" / "src" / "main"
 SOURCES = APP / "kotlin" / "dev" / "gemmamtp" / "demo"
 STUBS = Path(__file__).parent / "stubs"
+CHECKS = Path(__file__).parent / "checks" / "Checks.kt"
 ANDROID = "{http://schemas.android.com/apk/res/android}"
 # Compiles these sources into a folder, with resources as they are in another; returns the compiler's messages.
 Compile = Callable[[Path, Path, Path], str]
@@ -61,10 +62,15 @@ def errors(messages: str) -> list[str]:
     return [line for line in messages.splitlines() if ": error:" in line]
 
 
-def test_kotlin_sources_type_check(compile_app: Compile, tmp_path: Path) -> None:
-    messages = compile_app(SOURCES, APP / "res", tmp_path)
+def test_kotlin_sources_type_check_and_compute(compile_app: Compile, need: Callable[..., Path], tmp_path: Path) -> None:
+    sources = shutil.copytree(SOURCES, tmp_path / "sources")
+    shutil.copy(CHECKS, sources)
+    messages = compile_app(sources, APP / "res", tmp_path)
     assert errors(messages) == []
-    assert (tmp_path / "classes" / "dev" / "gemmamtp" / "demo" / "bench" / "Comparison.class").exists(), messages
+    library = need("kotlin", "kotlin", "node_modules", "kotlin-compiler", "lib", "kotlin-stdlib.jar")
+    command = ["java", "-cp", f"{tmp_path / 'classes'}:{library}", "checks.ChecksKt"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, messages + done.stderr
 
 
 def test_renamed_calls_and_missing_resources_are_seen(compile_app: Compile, tmp_path: Path) -> None:

@@ -62,8 +62,9 @@ static void *create_engine(const EngineApi *api, const Options *options) {
 static void print_answer(const char *name, const Answer *answer) {
   printf(", \"%s\": {\"text\": ", name);
   json_write_string(stdout, answer->text);
-  printf(", \"tokens\": %d, \"tokens_per_second\": %.4f, \"time_to_first_token\": %.6f, \"seconds\": %.6f}", answer->tokens,
-         answer->decode > 0 ? answer->tokens / answer->decode : 0.0, answer->first, answer->prefill + answer->decode);
+  printf(", \"tokens\": %d, \"tokens_per_second\": %.4f", answer->tokens,
+         answer->decode > 0 ? answer->tokens / answer->decode : 0.0);
+  printf(", \"time_to_first_token\": %.6f, \"seconds\": %.6f}", answer->first, answer->prefill + answer->decode);
 }
 
 /* Whether the texts are the same as far as both go. With MTP the engine counts in rounds, so one that was ended by the

@@ -123,7 +123,7 @@ bool measure(const EngineApi *api, void *engine, const char *prompt, bool mtp, i
   double filled = seconds_now();
   good = good && append(&stream, "") && decode(api, session, &stream);
   int tokens = good ? count_tokens(api, session) : 0;
-  api->session_delete(session); /* Joins the engine's thread, so nothing calls back from here on. */
+  api->session_delete(session); /* Waits for the engine, so nothing calls back from here on. */
   if (good) {
     *answer = (Answer){.text = stream.text, .prefill = filled - begun, .tokens = tokens};
     answer->first = stream.first ? stream.first - begun : 0;

@@ -15,8 +15,8 @@ typedef struct {
 } Answer;
 
 /* Answer `prompt` in a session of its own, with or without speculative decoding, until a stop token, the context's end
- * or `max_tokens`; the engine must count (enable_benchmark). With speculative decoding the engine finishes the round in which it reaches them. False with a line on
- * standard error if the engine fails. Free `answer->text`. */
+ * or `max_tokens`; with it, the engine finishes the round in which it reaches them. The engine must count, see
+ * enable_benchmark. False with a line on standard error if it fails. Free `answer->text`. */
 bool measure(const EngineApi *api, void *engine, const char *prompt, bool mtp, int max_tokens, Answer *answer);
 
 double seconds_now(void);

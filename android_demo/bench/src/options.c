@@ -36,8 +36,8 @@ static bool read_number(const char *name, const char *text, int *number) {
 }
 
 static bool complete(const Options *options) {
-  const char *missing = !options->engine ? "engine" : !options->bundle ? "bundle" : !options->prompts ? "prompts" : NULL;
-  if (missing) {
+  const char *missing = !options->engine ? "engine" : !options->bundle ? "bundle" : "prompts";
+  if (!options->engine || !options->bundle || !options->prompts) {
     fprintf(stderr, "mtp-bench: --%s is missing; see --help\n", missing);
     return false;
   }
