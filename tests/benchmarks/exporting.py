@@ -37,7 +37,7 @@ from .widths import E2B, E4B, MODERATE, MODERATE_E4B
 
 SHAPES = {"e2b": E2B, "e4b": E4B, "moderate": MODERATE, "moderate-e4b": MODERATE_E4B}
 _PACKAGES = ("torch", "litert-torch", "ai-edge-quantizer", "litert-lm-builder")
-_PAUSE, _PART_BYTES = 0.05, 1 << 20
+_PAUSE, _PART_BYTES = 0.1, 1 << 20
 _STAGE = re.compile(r"^(.+): done in ([\d.]+) s$")
 
 
@@ -183,7 +183,7 @@ def measure(
             processor_seconds=_processor_seconds() - used,
             stages={found[1]: float(found[2]) for line in told if (found := _STAGE.match(line))},
             peak_memory=watch.memory,
-            counted_by="control group" if group else "RssAnon of all processes, every 50 ms",
+            counted_by="control group" if group else "RssAnon of all processes, every 100 ms",
             peak_disk=watch.disk - before,
             read=sum(path.stat().st_size for path in sources),
             written=written,
