@@ -8,13 +8,14 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 # Each holds one result of its own; more threads than this have not been tried.
 _MOST_THREADS = 8
 # Results that wait for those before them.
 _WAITING = 2
+_PAUSE = 0.05
 
 
 def in_order(tasks: Iterable[Callable[[], T]], threads: int | None = None) -> Iterator[T]:
@@ -59,6 +60,26 @@ class Background(Generic[T]):
         """
         if self.stopping.is_set():
             raise StoppedError
+
+    def wait_for(self, other: Background[Any]) -> None:
+        """Wait for other work; its error is raised.
+
+        Raises:
+            StoppedError: this work is to end.
+        """
+        while not other.done:
+            self.check()
+            other.join(_PAUSE)
+        other.raise_failure()
+
+    @property
+    def done(self) -> bool:
+        """Whether the work has ended, well or not."""
+        return self._outcome.done()
+
+    def join(self, seconds: float) -> None:
+        """Wait for the work's end, but no longer than `seconds`."""
+        self._thread.join(seconds)
 
     def raise_failure(self) -> None:
         """Raise what the work has failed with, if it has."""

@@ -70,7 +70,13 @@ class Assembly:
         with background(self._hash_sources) as hashing:
             with self.reporter.stage(_TRACING, graphs, lines=True) as advance:
                 traced = self._trace(_FIRST, bundle.parent, advance, [hashing])
-                with background(lambda writing: self._write(_FIRST, traced, writer, bundle, writing)) as writing:
+
+                def write_first(writing: Background[None]) -> None:
+                    # Two that read a disk at different places at a time are slower than one after the other.
+                    writing.wait_for(hashing)
+                    self._write(_FIRST, traced, writer, bundle, writing)
+
+                with background(write_first) as writing:
                     others = self._trace(rest, bundle.parent, advance, [hashing, writing])
             self._check_sources()
             self._write(rest, others, writer, bundle, hashing)

@@ -67,3 +67,14 @@ def test_background_work_is_stopped_where_the_block_fails() -> None:
     with pytest.raises(KeyboardInterrupt), background(work):
         raise KeyboardInterrupt
     assert ended == [StoppedError]
+
+
+def test_work_that_waits_for_other_work_can_be_stopped() -> None:
+    release = threading.Event()
+    with background(lambda work: release.wait()) as endless:
+        try:
+            with pytest.raises(KeyboardInterrupt), background(lambda work: work.wait_for(endless)):
+                raise KeyboardInterrupt
+            assert not endless.done
+        finally:
+            release.set()
