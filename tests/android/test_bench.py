@@ -5,15 +5,15 @@ from __future__ import annotations
 import ctypes.util
 import json
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from gemma_mtp.quantize.recipes import RECIPES
+from gemma_mtp.quantize import recipes
 from gemma_mtp.runtime.bundle.inspection import inspect_bundle
-from gemma_mtp.runtime.bundle.names import PREFILL_DECODE
 from gemma_mtp.runtime.parity.oracle.reference import target_states
 from gemma_mtp.runtime.parity.report.measures import Agreement
 from gemma_mtp.runtime.parity.report.thresholds import Thresholds, read_thresholds, weight_format
@@ -23,7 +23,11 @@ from tests.android.tools import DEMO, Bench
 from tests.conftest import Exports, HeldOutPrompt
 
 OPTIONS = ("--max-tokens", str(MAX_TOKENS), "--threads", "2")
-Text = dict[str, str]
+# What `export --weights` takes by name.
+RECIPES = tuple(getattr(recipes, "NAMES", None) or recipes.RECIPES)
+# Their weights are near enough to the checkpoint's that transformers on the checkpoint says what is right. Of narrower
+# ones, `verify` holds the desktop's text against transformers on the weights as they are stored.
+NEAR_THE_CHECKPOINT = ("fp32", "fp16", "int8")
 
 
 @pytest.fixture(scope="session")
@@ -65,9 +69,10 @@ def test_arm64_kernels_give_the_models_text(
     answers = arm64.answers(path, prompt_file, *OPTIONS)
     here = native.answers(path, prompt_file, *OPTIONS)
     assert all(answer["equal"] for answer in answers), "MTP changes the text on ARM64"
-    if recipe == "fp32":  # Narrow formats may part at near ties, where kernels round otherwise.
-        assert [answer["off"]["text"] for answer in answers] == [answer["off"]["text"] for answer in here]
+    assert [answer["off"]["text"] for answer in answers] == [answer["off"]["text"] for answer in here]
     limits = _limits(path)
+    if limits is None:
+        return
     agreement = Agreement(limits.near_tie)
     for prompt, answer in zip(chosen, answers, strict=True):
         tokens = tokenizer(prompt.text + answer["off"]["text"], add_special_tokens=False)["input_ids"]
@@ -80,10 +85,11 @@ def test_arm64_kernels_give_the_models_text(
     assert agreement.wrong <= limits.wrong, agreement.first_difference
 
 
-def _limits(path: Path) -> Thresholds:
-    """`verify`'s, for the bundle's weights."""
-    stored = inspect_bundle(path).models[PREFILL_DECODE].constant_bytes
-    return read_thresholds(None, weight_format(stored), str(path))[1]
+def _limits(path: Path) -> Thresholds | None:
+    """`verify`'s, for the bundle's weights; None where they are narrower than the checkpoint speaks for."""
+    models = inspect_bundle(path).models.values()
+    narrowest = weight_format(sum((Counter(model.constant_bytes) for model in models), Counter()))
+    return read_thresholds(None, narrowest, str(path))[1] if narrowest in NEAR_THE_CHECKPOINT else None
 
 
 @pytest.mark.export
