@@ -6,14 +6,12 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..quantize.recipes import Recipe
-from ..quantize.tensors import BYTES_PER_ELEMENT
 from ..runtime.errors import UserError
 from .checkpoint.adapted import AdaptedCheckpoint
 from .checkpoint.pair import Pair
-from .graphs.bind import format_of
-from .graphs.plan import ModelPlan, elements
+from .graphs.plan import ModelPlan
 from .graphs.skeleton_cache import SkeletonCache
+from .graphs.storage import Stored, stored_bytes
 from .staging import check_output_folder
 
 # Graphs, scales, metadata: a few megabytes for each signature of E2B.
@@ -42,11 +40,11 @@ def check_places(pair: Pair, out: Path, cache: SkeletonCache | None) -> None:
         cache.check()
 
 
-def check_space(out: Path, models: Mapping[str, ModelPlan], recipe: Recipe, tokenizer: Path) -> None:
+def check_space(out: Path, models: Mapping[str, ModelPlan], stored: Stored, tokenizer: Path) -> None:
     """Raises:
     UserError: the disk of `out` has less free space than an export of `models` takes.
     """
-    needed = bytes_needed(models, recipe) + tokenizer.stat().st_size
+    needed = bytes_needed(models, stored) + tokenizer.stat().st_size
     parent = next(folder for folder in out.absolute().parents if folder.exists())
     free = shutil.disk_usage(parent).free
     if free < needed:
@@ -56,11 +54,11 @@ def check_space(out: Path, models: Mapping[str, ModelPlan], recipe: Recipe, toke
         )
 
 
-def bytes_needed(models: Mapping[str, ModelPlan], recipe: Recipe) -> int:
+def bytes_needed(models: Mapping[str, ModelPlan], stored: Stored) -> int:
     """Bytes on disk that an export of `models` takes while it runs, from above, without the tokenizer."""
     weights = sum(
-        elements(weight) * BYTES_PER_ELEMENT[format_of(weight, recipe)]
-        for model in models.values()
+        stored_bytes(model, stored[name], weight)
+        for name, model in models.items()
         for weight in model.weights.values()
     )
     return _COPIES * (weights + _SIGNATURE_BYTES * sum(len(model.signatures) for model in models.values()))

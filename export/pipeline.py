@@ -29,6 +29,7 @@ from .graphs.convert import convert
 from .graphs.plan import elements, plan_models
 from .graphs.skeleton import merge
 from .graphs.skeleton_cache import SkeletonCache
+from .graphs.storage import plan_storage
 from .kv_scales import scales_from_norms, scales_from_prompts
 from .models.kv_cache import KVSignature, cache_length, check_shared, kv_signature
 from .options import ACTIVATIONS, BACKENDS, ExportOptions
@@ -96,7 +97,8 @@ def export(
         for line in describe_left_out(checkpoint.left_out(used)):
             reporter.say(f"{checkpoint.folder.name}: skipping {line}")
 
-    check_space(out, models, options.recipe, text.tokenizer)
+    stored = plan_storage(models, options.recipe, options.backends)
+    check_space(out, models, stored, text.tokenizer)
     scales = _cache_scales(pair, kv, kv_cache_prompts, chat_template, reporter)
     with staged_folder(out) as staging:
         signatures = [signature for model in models.values() for signature in model.signatures]
@@ -122,7 +124,7 @@ def export(
                 bound[name] = bind(
                     skeleton,
                     model.weights,
-                    options.recipe,
+                    stored[name],
                     lambda weight, model=model: read_weight(model.checkpoint, model.config, weight),
                     paths[name],
                     lambda weight, advance=advance: advance(elements(weight), weight.name),
@@ -141,7 +143,7 @@ def export(
                 {TEMPLATE_NOTE: verdict(adapted)},
             )
             write_bundle(parts, staging / BUNDLE_NAME)
-            manifest = make_manifest(pair, options, kv, models, bound, staging / BUNDLE_NAME)
+            manifest = make_manifest(pair, options, kv, models, stored, bound, staging / BUNDLE_NAME)
             if scales:
                 source = f"{len(kv_cache_prompts)} prompts" if kv_cache_prompts else "norms"
                 manifest["kv_signature"] |= {"scales": scales, "scales_from": source}

@@ -7,14 +7,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ...quantize.formats import Storage
+from ...quantize.recipes import Recipe
 from ...runtime.bundle.container import BundleFile
 from ...runtime.bundle.model_file import read_model
 from ..checkpoint.adapted import AdaptedCheckpoint
 from ..checkpoint.files import Checkpoint
 from ..checkpoint.hub import sha256_of
 from ..checkpoint.pair import Pair
-from ..graphs.bind import BoundFile, format_of
+from ..graphs.bind import BoundFile
 from ..graphs.plan import ModelPlan
+from ..graphs.storage import Stored
 from ..models.kv_cache import KVSignature
 from ..options import ExportOptions
 
@@ -36,6 +39,7 @@ def make_manifest(
     options: ExportOptions,
     kv: KVSignature,
     models: dict[str, ModelPlan],
+    stored: Stored,
     bound: dict[str, BoundFile],
     bundle: Path,
 ) -> dict[str, Any]:
@@ -45,7 +49,7 @@ def make_manifest(
     return {
         "manifest_version": _MANIFEST_VERSION,
         "sources": manifest_sources(pair),
-        "options": asdict(options),
+        "options": asdict(options) | {"recipe": _recipe(options.recipe)},
         "packages": {package: version(package) for package in _RECORDED_PACKAGES},
         "kv_signature": {
             "length": kv.length,
@@ -57,7 +61,7 @@ def make_manifest(
             name: {
                 "signatures": _signatures_of(BundleFile(bundle), name),
                 "weights": {
-                    weight.name: {"shape": list(weight.shape), "format": format_of(weight, options.recipe)}
+                    weight.name: {"shape": list(weight.shape), } | _stored_as(stored[name][weight.name])
                     for weight in model.weights.values()
                 },
             }
@@ -65,6 +69,19 @@ def make_manifest(
         },
         "files": files,
     }
+
+
+def _recipe(recipe: Recipe) -> dict[str, Any]:
+    """A recipe without the paths of its file."""
+    rules = [
+        {"tensors": list(rule.tensors), "layers": rule.layers} | _stored_as(rule.stored_as) for rule in recipe.rules
+    ]
+    return {"name": recipe.name, "rules": rules}
+
+
+def _stored_as(storage: Storage) -> dict[str, Any]:
+    algorithm = {"algorithm": storage.algorithm} if storage.algorithm else {}
+    return {"format": storage.format.name, **algorithm}
 
 
 def manifest_sources(pair: Pair) -> dict[str, dict[str, Any]]:

@@ -6,7 +6,7 @@ that a flatbuffer can address, and no more than one block of one weight is in me
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,17 +14,18 @@ from typing import Any, BinaryIO
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from ...quantize.recipes import Format, Recipe
-from ...quantize.tensors import BYTES_PER_ELEMENT, store
+from ...quantize.formats import Storage
+from ...quantize.tensors import store
 from ...runtime.bundle.flatbuffer import pack
+from ...runtime.errors import UserError
 from ..checkpoint.hub import sha256_of
 from ..checkpoint.weights import HEAD_ROWS, HEAD_SCALES, Role, Weight
-from .skeleton import fill_instead_of_broadcast, gather_rows
+from .skeleton import fill_instead_of_broadcast, gather_rows, open_half_floats
+from .stored_tensors import block_scales_tensor, declare, set_scales
 from .trace import WEIGHT_PREFIX
 
 _ALIGNMENT = 64
 _SCALES_OF = {HEAD_ROWS: HEAD_SCALES}
-_TENSOR_TYPES = {"fp32": schema.TensorType.FLOAT32, "int8": schema.TensorType.INT8}
 
 
 @dataclass(frozen=True)
@@ -37,29 +38,29 @@ class BoundFile:
 
 @dataclass
 class _Slot:
-    """A weight's place in the file, its buffer, and the tensors of all graphs that use it."""
+    """A weight's place in the file, its buffer, that of its blocks' scales if it has those, and the tensors of all
+    graphs that use it."""
 
     weight: Weight
-    stored_as: Format
+    stored_as: Storage
     buffer: Any
+    scales_buffer: Any
     tensors: list[Any]
 
     @property
     def size(self) -> int:
-        return int(np.prod(self.weight.shape)) * BYTES_PER_ELEMENT[self.stored_as]
+        return self.stored_as.format.data_bytes(self.weight.shape)
 
-
-def format_of(weight: Weight, recipe: Recipe) -> Format:
-    """The format in which `recipe` stores `weight`."""
-    if weight.role is Role.LINEAR:
-        return recipe.linear
-    return recipe.table if weight.role in (Role.TABLE, Role.GATHERED) else "fp32"
+    @property
+    def buffers(self) -> list[Any]:
+        """Behind the flatbuffer, in their order."""
+        return [self.buffer] if self.scales_buffer is None else [self.buffer, self.scales_buffer]
 
 
 def bind(
     model: Any,
     weights: dict[str, Weight],
-    recipe: Recipe,
+    stored: Mapping[str, Storage],
     read: Callable[[Weight], Iterable[np.ndarray]],
     path: Path,
     on_progress: Callable[[Weight], None] = lambda weight: None,
@@ -69,20 +70,25 @@ def bind(
     Args:
         model: object form; changed in place.
         weights: every weight of the model by name.
-        recipe: how to store them. All signatures share one buffer per weight.
+        stored: how each is stored, by name. All signatures share one buffer per weight.
         read: gives a weight's values in blocks of whole rows, float32, or int32 where its role is INDEX.
         path: a new file.
         on_progress: called with each weight as it is written.
+
+    Raises:
+        UserError: a weight's values cannot be stored so.
     """
-    slots = _take_weights_from_inputs(model, weights, recipe)
+    slots = _take_weights_from_inputs(model, weights, stored)
     gather_rows(model)
+    open_half_floats(model)
     fill_instead_of_broadcast(model)
     # Sizes do not depend on values, so the flatbuffer's length is known before any weight is read.
     head = _round_up(len(pack(model)))
     offset = head
     for slot in slots.values():
-        slot.buffer.offset = offset
-        offset = _round_up(offset + slot.size)
+        for buffer in slot.buffers:
+            buffer.offset = offset
+            offset = _round_up(offset + buffer.size)
     with path.open("w+b") as file:
         for slot in slots.values():
             if slot.weight.role is Role.SCALES:
@@ -91,8 +97,11 @@ def bind(
             scales = _write_blocks(file, slot, read(slot.weight))
             if slot.weight.role is Role.GATHERED:
                 scales = _write_scales(file, slots[_SCALES_OF[slot.weight.name]], scales)
-            if scales is not None:
-                _set_scales(slot.tensors, scales)
+            if scales is not None and slot.scales_buffer is not None:
+                file.seek(slot.scales_buffer.offset)
+                file.write(scales.data)
+            elif scales is not None:
+                set_scales(slot.tensors, scales)
             on_progress(slot.weight)
         file.truncate(offset)
         content = pack(model)
@@ -103,7 +112,7 @@ def bind(
     return BoundFile(offset, sha256_of(path))
 
 
-def _take_weights_from_inputs(model: Any, weights: dict[str, Weight], recipe: Recipe) -> dict[str, _Slot]:
+def _take_weights_from_inputs(model: Any, weights: dict[str, Weight], stored: Mapping[str, Storage]) -> dict[str, _Slot]:
     slots: dict[str, _Slot] = {}
     for signature in model.signatureDefs:
         graph = model.subgraphs[signature.subgraphIndex]
@@ -116,34 +125,34 @@ def _take_weights_from_inputs(model: Any, weights: dict[str, Weight], recipe: Re
         graph.inputs = np.array([index for index in graph.inputs if int(index) not in bound], dtype=np.int32)
         for index, name in bound.items():
             if name not in slots:
-                slots[name] = _new_slot(model, weights[name], recipe)
+                slots[name] = _new_slot(model, weights[name], stored[name])
             slot, tensor = slots[name], graph.tensors[index]
             tensor.name = name.encode()
             tensor.buffer = model.buffers.index(slot.buffer)
-            if slot.weight.role is not Role.INDEX:
-                tensor.type = _TENSOR_TYPES[slot.stored_as]
             slot.tensors.append(tensor)
-            if slot.stored_as != "fp32":
-                channels = 1 if slot.weight.role is Role.GATHERED else slot.weight.shape[0]
-                _set_scales([tensor], np.ones(channels, dtype=np.float32))
+            if slot.weight.role is not Role.INDEX:
+                _declare(model, graph, slot, tensor)
     return slots
 
 
-def _new_slot(model: Any, weight: Weight, recipe: Recipe) -> _Slot:
-    slot = _Slot(weight, format_of(weight, recipe), schema.BufferT(), [])
-    slot.buffer.offset, slot.buffer.size = _ALIGNMENT, slot.size
-    model.buffers.append(slot.buffer)
+def _declare(model: Any, graph: Any, slot: _Slot, tensor: Any) -> None:
+    """Give `tensor`, of `graph`, the type that the slot's weight is stored in."""
+    form, shape = slot.stored_as.format, slot.weight.shape
+    if form.block:
+        buffer = model.buffers.index(slot.scales_buffer)
+        graph.tensors.append(block_scales_tensor(slot.weight.name, shape, form.block, buffer))
+    channels = 1 if slot.weight.role is Role.GATHERED else shape[0]
+    declare(tensor, form, channels, len(graph.tensors) - 1)
+
+
+def _new_slot(model: Any, weight: Weight, stored_as: Storage) -> _Slot:
+    form = stored_as.format
+    slot = _Slot(weight, stored_as, schema.BufferT(), schema.BufferT() if form.block else None, [])
+    sizes = (form.data_bytes(weight.shape), form.scale_bytes(weight.shape))
+    for buffer, size in zip(slot.buffers, sizes, strict=False):
+        buffer.offset, buffer.size = _ALIGNMENT, size
+        model.buffers.append(buffer)
     return slot
-
-
-def _set_scales(tensors: list[Any], scales: np.ndarray) -> None:
-    """In place where a tensor is quantized already: what is gathered from a table shares the table's quantization."""
-    for tensor in tensors:
-        quantization: Any = tensor.quantization or schema.QuantizationParametersT()
-        quantization.scale = scales
-        quantization.zeroPoint = np.zeros(len(scales), dtype=np.int64)
-        quantization.quantizedDimension = 0
-        tensor.quantization = quantization
 
 
 def _write_scales(file: BinaryIO, slot: _Slot, scales: np.ndarray | None) -> np.ndarray | None:
@@ -166,8 +175,11 @@ def _write_blocks(file: BinaryIO, slot: _Slot, blocks: Iterable[np.ndarray]) -> 
     the result does not depend on the blocks."""
     written, scales = 0, []
     for block in blocks:
-        stored = store(block, slot.stored_as)
-        written += file.write(np.ascontiguousarray(stored.data).data)
+        try:
+            stored = store(block, slot.stored_as)
+        except ValueError as error:
+            raise UserError(f"{slot.weight.source}: {error}; store it in another format") from error
+        written += file.write(stored.data.data)
         if stored.scales is not None:
             scales.append(stored.scales)
     if written != slot.size:

@@ -27,8 +27,9 @@ from gemma_mtp.export.graphs.convert import convert
 from gemma_mtp.export.graphs.signatures import Signature, drafter_signature, target_signatures
 from gemma_mtp.export.graphs.skeleton import merge
 from gemma_mtp.export.graphs.skeleton_cache import SkeletonCache
+from gemma_mtp.export.graphs.storage import CHOSEN
 from gemma_mtp.export.models.kv_cache import kv_signature
-from gemma_mtp.quantize.recipes import RECIPES
+from gemma_mtp.quantize.formats import storage
 from gemma_mtp.runtime.bundle.loading import ModelSource
 from gemma_mtp.runtime.bundle.model_file import read_model_file
 from gemma_mtp.runtime.decoding.compiled import Graph, compile_model
@@ -96,7 +97,8 @@ def build(slots: int, layers: int, folder: Path, cache: Path | None) -> dict[str
             weights = {weight.name: weight for entry in entries for weight in entry.weights}
             skeleton = merge([traced[entry.name] for entry in entries])
             loop_over_blocks(skeleton, WINDOW)
-            bind(skeleton, weights, RECIPES["int8"], made_up, paths[name])
+            stored = {name: storage("int8" if weight.role in CHOSEN else "fp32") for name, weight in weights.items()}
+            bind(skeleton, weights, stored, made_up, paths[name])
     return paths
 
 
