@@ -101,7 +101,7 @@ def bind(
                 file.seek(slot.scales_buffer.offset)
                 file.write(scales.data)
             elif scales is not None:
-                set_scales(slot.tensors, scales)
+                set_scales(slot.tensors, np.resize(scales, _channels(slot)))
             on_progress(slot.weight)
         file.truncate(offset)
         content = pack(model)
@@ -141,8 +141,14 @@ def _declare(model: Any, graph: Any, slot: _Slot, tensor: Any) -> None:
     if form.block:
         buffer = model.buffers.index(slot.scales_buffer)
         graph.tensors.append(block_scales_tensor(slot.weight.name, shape, form.block, buffer))
-    channels = 1 if slot.weight.role is Role.GATHERED else shape[0]
-    declare(tensor, form, channels, len(graph.tensors) - 1)
+    declare(tensor, form, _channels(slot), len(graph.tensors) - 1)
+
+
+def _channels(slot: _Slot) -> int:
+    """How many scales a weight's tensors have. The GPU gathers codes of eight bits only; narrower ones are looked up,
+    which takes a scale for each row, here all the same."""
+    copied = slot.weight.role is Role.GATHERED and slot.stored_as.format.bits == 8
+    return 1 if copied else slot.weight.shape[0]
 
 
 def _new_slot(model: Any, weight: Weight, stored_as: Storage) -> _Slot:

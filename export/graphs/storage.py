@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from ...quantize.formats import FP32, Storage
 from ...quantize.recipes import Recipe, Rule, TensorName
@@ -13,9 +14,19 @@ from ...runtime.errors import UserError
 from ...runtime.gpu.check import GPU_MODELS
 from ..checkpoint.config import DecoderConfig
 from ..checkpoint.weights import CENTROIDS, EMBEDDING, HEAD, Role, Weight
-from .plan import ModelPlan
 
 Stored = dict[str, dict[str, Storage]]
+
+
+class HasWeights(Protocol):
+    """A model of a bundle, such as a ModelPlan: its configuration and its weights by name."""
+
+    @property
+    def config(self) -> DecoderConfig: ...
+
+    @property
+    def weights(self) -> Mapping[str, Weight]: ...
+
 
 _LAYER = re.compile(r"layers\.(\d+)\.(.+)\.weight")
 # What recipes call the rooms of a bundle, and the weights in them that belong to no layer.
@@ -56,7 +67,7 @@ def tensor_name(model: str, config: DecoderConfig, weight: Weight) -> TensorName
     return TensorName(f"{room}.{name}", layer, frozenset(kinds))
 
 
-def plan_storage(models: Mapping[str, ModelPlan], recipe: Recipe, backends: Sequence[str]) -> Stored:
+def plan_storage(models: Mapping[str, HasWeights], recipe: Recipe, backends: Sequence[str]) -> Stored:
     """How every weight of `models` is stored, by model and weight name.
 
     Raises:
@@ -88,6 +99,8 @@ def _problem(model: str, name: TensorName, weight: Weight, rule: Rule, backends:
     columns = math.prod(weight.shape[1:])
     if form.block and weight.role is Role.GATHERED:
         return f"{name} in {form.name}: the rows of a clustered head are copied whole; store it per channel"
+    if form.name == "fp16" and weight.role is Role.GATHERED and "gpu" in backends:
+        return f"{name} in fp16: the GPU refuses to copy its rows; use int8 or fp32, or export with --backends cpu"
     if columns * form.bits % 8 or (form.block and columns % form.block):
         unit = f"blocks of {form.block}" if form.block else "whole bytes"
         fitting = "a smaller block, or a format per channel" if form.block else "int8"
@@ -101,7 +114,7 @@ def _problem(model: str, name: TensorName, weight: Weight, rule: Rule, backends:
     return None
 
 
-def stored_bytes(plan: ModelPlan, stored: Mapping[str, Storage], weight: Weight) -> int:
+def stored_bytes(stored: Mapping[str, Storage], weight: Weight) -> int:
     """Bytes that `weight` takes in a model's file, with scales."""
     form = stored[weight.name].format
     if weight.role is Role.GATHERED:
