@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..quantize.recipes import Recipe
 from ..runtime.bundle.names import EMBEDDER, MTP_DRAFTER, PER_LAYER_EMBEDDER, PREFILL_DECODE
+from ..runtime.errors import UserError
 from ..runtime.fields import Fields, read_object
 from .checkpoint.config import DecoderConfig, DrafterConfig, TargetConfig
 from .checkpoint.read_config import read_drafter_config, read_target_config
@@ -83,6 +84,27 @@ def component_bytes(
             name = tensor_name(model, plan.config, weight)
             sums[component(name.name) if name else "exact"] += stored_bytes(stored[model], weight)
     return dict(sums)
+
+
+def price_tags(recipe: Recipe, backends: Sequence[str]) -> dict[str, dict[str, int]]:
+    """`component_bytes` of every pair in KNOWN, the bytes for a recipe that is for some of `backends` only.
+
+    Raises:
+        UserError: the recipe fits none of them.
+    """
+    tags, problem = {}, None
+    for name in KNOWN:
+        shapes = known_shapes(name)
+        for choice in (backends, *((backend,) for backend in backends)):
+            try:
+                tags[name] = component_bytes(shapes, recipe, choice)
+            except UserError as error:
+                problem = problem or error
+            else:
+                break
+    if not tags and problem:
+        raise problem
+    return tags
 
 
 def component(name: str) -> str:

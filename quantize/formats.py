@@ -106,7 +106,7 @@ def storage(name: str, algorithm: str | None = None, where: str = "format") -> S
 
 def nearest(name: str, known: Collection[str]) -> str:
     """`; did you mean ...?` or, if nothing is close, what there is."""
-    close = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
+    close = difflib.get_close_matches(name, known, n=2, cutoff=0.6)
     return f"; did you mean {' or '.join(close)}?" if close else f", expected one of {', '.join(known)}"
 
 

@@ -120,6 +120,20 @@ class Recipe:
         return chosen
 
 
+    def as_dict(self) -> dict[str, Any]:
+        """Everything but places of files, as plain JSON types."""
+        rules = [
+            {
+                "tensors": list(rule.tensors),
+                "layers": rule.layers,
+                "format": rule.stored_as.format.name,
+                "algorithm": rule.stored_as.algorithm,
+            }
+            for rule in self.rules
+        ]
+        return {"name": self.name, "about": self.about, "rules": rules}
+
+
 def read_recipe(given: str) -> Recipe:
     """The recipe called `given`, or in the file `given` if that ends with .toml.
 
@@ -130,7 +144,7 @@ def read_recipe(given: str) -> Recipe:
         return _read(NAMED_FOLDER / f"{given}.toml", given)
     if given.lower().endswith(".toml"):
         return _read(Path(given), Path(given).stem)
-    raise UserError(f"--weights: {given!r} is no recipe{nearest(given, NAMES)}; or give a file that ends with .toml")
+    raise UserError(f"--weights: {given!r} is no recipe and no file that ends with .toml{nearest(given, NAMES)}")
 
 
 def _read(path: Path, name: str) -> Recipe:

@@ -58,7 +58,7 @@ def store(values: np.ndarray, stored_as: Storage) -> StoredTensor:
         raise ValueError(f"rows of {columns} values do not fill whole {'blocks' if form.block else 'bytes'}")
     assert stored_as.algorithm is not None
     rows = values.reshape(-1, form.block or columns)  # Of one scale each.
-    scales = _SCALES[stored_as.algorithm](rows, form).astype(np.float32)
+    scales = np.maximum(_SCALES[stored_as.algorithm](rows, form), _of_zeros(form)).astype(np.float32)
     if form.block:
         # As ai-edge-quantizer writes them: float16 with a mantissa of 7 bits. Zero is no scale, also for zeros.
         scales = np.maximum(scales.astype(ml_dtypes.bfloat16).astype(np.float16), _LEAST_HALF).astype(np.float32)
@@ -117,6 +117,11 @@ def _min_max(rows: np.ndarray, form: Format, clip: np.ndarray | None = None) -> 
     return scales
 
 
+def _of_zeros(form: Format) -> np.ndarray:
+    """The scale of a row of zeros, `[1, 1]`: the smallest one there is."""
+    return _min_max(np.zeros((1, 1), np.float32), form)
+
+
 def _octav(rows: np.ndarray, form: Format) -> np.ndarray:
     """Clipped where rounding and clipping cost least (Sakr et al. 2022, "Optimal Clipping and Magnitude-aware
     Differentiation for Improved Quantization-aware Training").
@@ -132,8 +137,7 @@ def _octav(rows: np.ndarray, form: Format) -> np.ndarray:
 
 def _mse(rows: np.ndarray, form: Format) -> np.ndarray:
     """A multiple of the root of the mean square that is best for normally distributed values."""
-    scales = mse._MSE_QUANT_MULS[form.bits] * np.sqrt(np.mean(rows**2, axis=1, keepdims=True))
-    return np.maximum(scales, _min_max(np.zeros_like(rows[:, :1]), form))  # Rows of zeros have none otherwise.
+    return mse._MSE_QUANT_MULS[form.bits] * np.sqrt(np.mean(rows**2, axis=1, keepdims=True))
 
 
 def _recovery(rows: np.ndarray, form: Format) -> np.ndarray:

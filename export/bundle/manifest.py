@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from ...quantize.formats import Storage
-from ...quantize.recipes import Recipe
 from ...runtime.bundle.container import BundleFile
 from ...runtime.bundle.model_file import read_model
 from ..checkpoint.adapted import AdaptedCheckpoint
@@ -49,7 +48,7 @@ def make_manifest(
     return {
         "manifest_version": _MANIFEST_VERSION,
         "sources": manifest_sources(pair),
-        "options": asdict(options) | {"recipe": _recipe(options.recipe)},
+        "options": asdict(options) | {"recipe": options.recipe.as_dict()},
         "packages": {package: version(package) for package in _RECORDED_PACKAGES},
         "kv_signature": {
             "length": kv.length,
@@ -69,14 +68,6 @@ def make_manifest(
         },
         "files": files,
     }
-
-
-def _recipe(recipe: Recipe) -> dict[str, Any]:
-    """A recipe without the paths of its file."""
-    rules = [
-        {"tensors": list(rule.tensors), "layers": rule.layers} | _stored_as(rule.stored_as) for rule in recipe.rules
-    ]
-    return {"name": recipe.name, "rules": rules}
 
 
 def _stored_as(storage: Storage) -> dict[str, Any]:

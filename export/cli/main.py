@@ -17,6 +17,7 @@ from .export import export_command
 from .fp16_range import fp16_range_command
 from .generate import generate_command
 from .inspect import inspect_command
+from .recipes import recipes_command
 from .verify import verify_command
 
 
@@ -40,6 +41,7 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
 
 for command in (
     export_command,
+    recipes_command,
     inspect_command,
     generate_command,
     verify_command,
