@@ -12,6 +12,7 @@ import click
 
 from ..exit_codes import BAD_INPUT, EXIT_CODES, report
 from .benchmark import benchmark_command
+from .compare import compare_command
 from .demo import demo_command
 from .export import export_command
 from .fp16_range import fp16_range_command
@@ -42,6 +43,7 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
 for command in (
     export_command,
     recipes_command,
+    compare_command,
     inspect_command,
     generate_command,
     verify_command,

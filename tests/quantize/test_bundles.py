@@ -41,12 +41,13 @@ schema = 1
 rules = [
   {tensors = ["drafter.head", "drafter.centroids"], format = "int2"},
   {tensors = ["embedder", "per_layer_embedder"], format = "int4_block32"},
-  {tensors = "*", format = "int8", algorithm = "mse"},
+  {tensors = "*", format = "int8", algorithm = "octav"},
 ]
 """
 OWN = {"blocks": (BLOCKS, ("cpu",)), "narrow": (NARROW, ("cpu", "gpu"))}
-# Faults of graphs that int8 bundles show as well: those that activations of eight bits do not hide.
-OF_GRAPHS = [name for name, fault in FAULTS.items() if "int8" in fault.weights and fault.stage != "weights"]
+# Faults of graphs that int8 bundles show as well: those that activations of eight bits do not hide;
+# every other one, as all of them are planted into int8 already.
+OF_GRAPHS = [name for name, fault in FAULTS.items() if "int8" in fault.weights and fault.stage != "weights"][::2]
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,7 @@ def failed(report: Report) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_stock_writes_one_text_with_mtp_on_and_off(name: str, exported, prompts: list[HeldOutPrompt]) -> None:
-    bundle, texts = exported(name) / "model.litertlm", [prompt.text for prompt in prompts[6:18]]
+    bundle, texts = exported(name) / "model.litertlm", [prompt.text for prompt in prompts[6:12]]
     off, on = (run_stock(bundle, texts, speculative=mtp, max_tokens=40) for mtp in (False, True))
     assert all(text.startswith(expected) for expected, text in zip(off.texts, on.texts, strict=True))
     assert len(set(off.texts)) > len(off.texts) // 2
