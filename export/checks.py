@@ -57,8 +57,6 @@ def check_space(out: Path, models: Mapping[str, ModelPlan], stored: Stored, toke
 def bytes_needed(models: Mapping[str, ModelPlan], stored: Stored) -> int:
     """Bytes on disk that an export of `models` takes while it runs, from above, without the tokenizer."""
     weights = sum(
-        stored_bytes(stored[name], weight)
-        for name, model in models.items()
-        for weight in model.weights.values()
+        stored_bytes(stored[name], weight) for name, model in models.items() for weight in model.weights.values()
     )
     return _COPIES * (weights + _SIGNATURE_BYTES * sum(len(model.signatures) for model in models.values()))

@@ -51,9 +51,7 @@ def known_shapes(name: str) -> Shapes:
     path = SHAPES / f"{name}.json"
     content = Fields(read_object(path), str(path))
     target, drafter = content.object("target").values, content.object("drafter").values
-    return Shapes(
-        content.text("name"), read_target_config(target, str(path)), read_drafter_config(drafter, str(path))
-    )
+    return Shapes(content.text("name"), read_target_config(target, str(path)), read_drafter_config(drafter, str(path)))
 
 
 def component_bytes(

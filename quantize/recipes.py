@@ -119,7 +119,6 @@ class Recipe:
                 raise UserError(f"{rule.place}: decides nothing, the rules before it match all of its tensors")
         return chosen
 
-
     def as_dict(self) -> dict[str, Any]:
         """Everything but places of files, as plain JSON types."""
         rules = [

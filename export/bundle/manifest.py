@@ -60,7 +60,10 @@ def make_manifest(
             name: {
                 "signatures": _signatures_of(BundleFile(bundle), name),
                 "weights": {
-                    weight.name: {"shape": list(weight.shape), } | _stored_as(stored[name][weight.name])
+                    weight.name: {
+                        "shape": list(weight.shape),
+                    }
+                    | _stored_as(stored[name][weight.name])
                     for weight in model.weights.values()
                 },
             }

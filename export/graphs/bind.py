@@ -112,7 +112,9 @@ def bind(
     return BoundFile(offset, sha256_of(path))
 
 
-def _take_weights_from_inputs(model: Any, weights: dict[str, Weight], stored: Mapping[str, Storage]) -> dict[str, _Slot]:
+def _take_weights_from_inputs(
+    model: Any, weights: dict[str, Weight], stored: Mapping[str, Storage]
+) -> dict[str, _Slot]:
     slots: dict[str, _Slot] = {}
     for signature in model.signatureDefs:
         graph = model.subgraphs[signature.subgraphIndex]

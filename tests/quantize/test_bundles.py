@@ -111,11 +111,11 @@ def test_gathered_rows_are_found_by_their_scales(exported) -> None:
 
 
 @pytest.mark.parametrize("name", OF_GRAPHS)
-def test_fault_in_a_graph_is_named(
-    name: str, exported, oracle: Oracle, options: VerifyOptions, tmp_path: Path
-) -> None:
+def test_fault_in_a_graph_is_named(name: str, exported, oracle: Oracle, options: VerifyOptions, tmp_path: Path) -> None:
     report = verify(
-        planted(exported("mobile"), FAULTS[name], tmp_path / "faulty"), oracle, replace(options, stop_at_first_failure=True)
+        planted(exported("mobile"), FAULTS[name], tmp_path / "faulty"),
+        oracle,
+        replace(options, stop_at_first_failure=True),
     )
     assert report.first_failure == FAULTS[name].stage, report.summary()
 
@@ -156,7 +156,11 @@ def _half(sections: Sections) -> None:
     [
         ("mobile", _flipped("embedder", "embed_tokens.weight", 48 * 9), "embed_tokens.weight, token 9"),
         ("mobile", _flipped("prefill_decode", "layers.1.mlp.up_proj.weight", 96 * 3), "up_proj.weight, row 3"),
-        ("mobile", _scale("prefill_decode", "layers.7.mlp.up_proj.weight", 4, 1.25), "layers.7.mlp.up_proj.weight, row 4"),
+        (
+            "mobile",
+            _scale("prefill_decode", "layers.7.mlp.up_proj.weight", 4, 1.25),
+            "layers.7.mlp.up_proj.weight, row 4",
+        ),
         ("int4", _scale("prefill_decode", "layers.1.mlp.up_proj.weight", 4, 0.8), "up_proj.weight, row 4"),
         ("blocks", _block_scale("prefill_decode", "layers.1.mlp.gate_proj.weight"), "gate_proj.weight, row 0"),
         ("narrow", _flipped("mtp_drafter", "clustered_head.rows", 16), "clustered_head.rows, cluster 0"),

@@ -14,7 +14,10 @@ from gemma_mtp.runtime.errors import UserError
 from tests.conftest import DRAFTER, TARGET
 
 TENSORS = [
-    *(TensorName("target.mlp.up_proj", layer, frozenset({"own-kv" if layer < 3 else "shared-kv"})) for layer in range(5)),
+    *(
+        TensorName("target.mlp.up_proj", layer, frozenset({"own-kv" if layer < 3 else "shared-kv"}))
+        for layer in range(5)
+    ),
     TensorName("target.head"),
     TensorName("embedder"),
 ]

@@ -29,7 +29,9 @@ def print_recipes(recipes: Sequence[Recipe], tags: Mapping[str, Tags], console: 
     formats = Table("format", "bits", "scales", "runs on", "note", title="Formats", title_justify="left")
     for form in FORMATS.values():
         scales = f"per block of {form.block}" if form.block else "" if form.is_float else "per channel"
-        note = "; ".join(filter(None, (f"scales by {', '.join(form.algorithms)}" if form.algorithms else "", form.note)))
+        note = "; ".join(
+            filter(None, (f"scales by {', '.join(form.algorithms)}" if form.algorithms else "", form.note))
+        )
         formats.add_row(form.name, str(form.bits), scales, ", ".join(form.backends), note)
     console.print(formats)
     console.print(Text("One recipe's rules and bytes: gemma-mtp-export recipes NAME"), style="dim")

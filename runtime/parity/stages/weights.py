@@ -89,7 +89,12 @@ def _unknown(model: str, constants: ModelConstants, matches: Sequence[Match]) ->
     scales = {place for match in matches for place in match.constant.parameters}
     for constant in constants.constants:
         outside = constant.place[0] >= constants.flatbuffer_end
-        if id(constant) in known or constant.place in scales or (constant.elements <= _SMALL and not outside) or _is_regular(constant):
+        if (
+            id(constant) in known
+            or constant.place in scales
+            or (constant.elements <= _SMALL and not outside)
+            or _is_regular(constant)
+        ):
             continue
         yield f"{model}: {constant.name or 'a constant'}, {constant.dtype} {list(constant.shape)}, is no parameter's"
 
