@@ -12,14 +12,14 @@ import click
 
 from ..exit_codes import BAD_INPUT, EXIT_CODES, report
 from .benchmark import benchmark_command
-from .compare import compare_command
 from .demo import demo_command
 from .export import export_command
 from .fp16_range import fp16_range_command
 from .generate import generate_command
 from .inspect import inspect_command
-from .recipes import recipes_command
 from .verify import verify_command
+from .weights.compare import compare_command
+from .weights.recipes import recipes_command
 
 
 class _InOrder(click.Group):

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -121,10 +122,10 @@ class Comparison:
             tokens = model.encode(model.text_of(prompt))
             if len(tokens) > self.options.context_length:
                 raise UserError(
-                    f"--prompts: prompt {number} has {len(tokens)} tokens, and the context {self.options.context_length}"
+                    f"--prompts: prompt {number} has {len(tokens)} tokens, the context {self.options.context_length}"
                 )
             truth = self.oracle.run(tokens, range(len(tokens) - 1))
-            for slot, (token, following) in enumerate(zip(tokens, tokens[1:], strict=False)):
+            for slot, (token, following) in enumerate(pairwise(tokens)):
                 found = model.engine.decode(token, slot).logits[0]
                 wanted = truth.logits_at(slot)
                 divergences.append(kl_divergence(wanted, found))

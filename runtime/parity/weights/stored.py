@@ -4,7 +4,7 @@
 |---|---|
 | float32 | equal bit for bit |
 | float16, bfloat16 | the nearest such number, bit for bit |
-| int8, int4, int2 with scales | half a step from the nearest value that there is; clipping must pay; no coarser than it has to be |
+| int8, int4, int2 with scales | half a step; clipped only where that pays; no coarser than it has to be |
 | int32 | equal |
 
 Memory is that of a few blocks of rows, whatever the size of the constant.

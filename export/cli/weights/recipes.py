@@ -7,7 +7,7 @@ import json
 import click
 from rich.console import Console
 
-from ..options import BACKENDS
+from ...options import BACKENDS
 
 
 @click.command("recipes", short_help="List and explain how weights can be stored.")
@@ -19,9 +19,9 @@ def recipes_command(recipe: str | None, as_json: bool) -> None:
     \b
     gemma-mtp-export recipes mixed
     """
-    from ...quantize.recipes import NAMES, read_recipe
-    from ..sizes import price_tags
-    from .tables.recipes import print_recipe, print_recipes
+    from ....quantize.recipes import NAMES, read_recipe
+    from ...sizes import price_tags
+    from ..tables.recipes import print_recipe, print_recipes
 
     chosen = [read_recipe(name) for name in ([recipe] if recipe else NAMES)]
     tags = {each.name: price_tags(each, BACKENDS) for each in chosen}

@@ -9,13 +9,13 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from ...quantize.recipes import NAMES
-from ...runtime.errors import UserError
-from ...runtime.text.prompts import read_prompts
-from ...runtime.threads import MOST_THREADS
-from ..exit_codes import remember_verbose
-from ..options import DEFAULT_DRAFT_TOKENS
-from ..staging import check_output_file, write_output_file
+from ....quantize.recipes import NAMES
+from ....runtime.errors import UserError
+from ....runtime.text.prompts import read_prompts
+from ....runtime.threads import MOST_THREADS
+from ...exit_codes import remember_verbose
+from ...options import DEFAULT_DRAFT_TOKENS
+from ...staging import check_output_file, write_output_file
 
 
 @click.command("compare", short_help="Measure what recipes cost: bytes, text, acceptance, time.")
@@ -51,13 +51,13 @@ def compare_command(
 
     Bundles are made one at a time among temporary files and removed again.
     """
-    from ...quantize.recipes import read_recipe
-    from ..checkpoint.pair import open_pair
-    from ..compare.measure import Comparison
-    from ..compare.page import COLUMNS, as_dict, cells, render
-    from ..options import resolve_options
-    from ..parity import open_oracle
-    from .tables.common import show_progress
+    from ....quantize.recipes import read_recipe
+    from ...checkpoint.pair import open_pair
+    from ...compare.measure import Comparison
+    from ...compare.page import COLUMNS, as_dict, cells, render
+    from ...options import resolve_options
+    from ...parity import open_oracle
+    from ..tables.common import show_progress
 
     outputs = {option: file for option, file in (("--json", json_file), ("--html", html_file)) if file}
     for option, file in outputs.items():
