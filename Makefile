@@ -10,7 +10,7 @@ FUZZ_SECONDS ?= 3600
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo check test fuzz test-gpu test-gpu-slow lint clean
+.PHONY: help setup setup-dev demo check test fuzz test-gpu test-gpu-slow android-tools test-android lint clean
 
 help:
 	@echo "make demo           set up, export the shipped pair, run it with MTP off and on, compare it with transformers"
@@ -19,6 +19,7 @@ help:
 	@echo "make fuzz           set up, damage files of all kinds with new seeds for FUZZ_SECONDS, an hour by default"
 	@echo "make test-gpu       set up, run the shipped pair on LiteRT-LM's GPU backend"
 	@echo "make test-gpu-slow  the same for E2B's widths, and for graphs with their GPU features taken out"
+	@echo "make test-android   set up, fetch tools, run what a phone runs as far as it runs here: bench program, app, device"
 	@echo "make lint           format check, lint and type check only"
 	@echo "make clean          remove the environment and caches"
 
@@ -52,7 +53,7 @@ lint: setup-dev
 
 check: lint
 	@echo "== tests that need no export"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --durations=0 --durations-min=5 -m "not export and not slow and not gpu and not gpu_slow"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --durations=0 --durations-min=5 -m "not export and not slow and not gpu and not gpu_slow and not android"
 
 test: lint
 	@echo "== tests"
@@ -69,6 +70,13 @@ test-gpu: setup-dev
 test-gpu-slow: setup-dev
 	@echo "== slow GPU tests (about half an hour and 8 GB of disk on SwiftShader)"
 	@$(BIN)/python -m pytest -m gpu_slow tests/gpu
+
+android-tools: setup-dev
+	@tests/android/fetch-tools.sh .cache/android-tools $(BIN)/python
+
+test-android: android-tools
+	@echo "== Android: bench program here and on emulated ARM64, app, device command"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m android tests/android
 
 clean:
 	rm -rf $(VENV) .cache build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

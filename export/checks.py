@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,8 +17,13 @@ from .staging import check_output_folder
 
 # Graphs, scales, metadata: a few megabytes for each signature of E2B.
 _SIGNATURE_BYTES = 4 << 20
-# Weights are written to a model's own file, and once more into the bundle.
-_COPIES = 2
+# One tracing process beside this one, torch in both.
+_LEAST_MEMORY = 1_500_000_000
+# As a container sees its own group: limit, statistics, and what in them counts the processes' own memory.
+_GROUP_FILES = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.stat", "anon"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.stat", "total_rss"),
+)
 
 
 def check_places(pair: Pair, out: Path, cache: SkeletonCache | None) -> None:
@@ -40,11 +46,13 @@ def check_places(pair: Pair, out: Path, cache: SkeletonCache | None) -> None:
         cache.check()
 
 
-def check_space(out: Path, models: Mapping[str, ModelPlan], stored: Stored, tokenizer: Path) -> None:
+def check_space(
+    out: Path, models: Mapping[str, ModelPlan], stored: Stored, tokenizer: Path, *, tflite_files: bool = False
+) -> None:
     """Raises:
     UserError: the disk of `out` has less free space than an export of `models` takes.
     """
-    needed = bytes_needed(models, stored) + tokenizer.stat().st_size
+    needed = bytes_needed(models, stored) * (2 if tflite_files else 1) + tokenizer.stat().st_size
     parent = next(folder for folder in out.absolute().parents if folder.exists())
     free = shutil.disk_usage(parent).free
     if free < needed:
@@ -55,8 +63,44 @@ def check_space(out: Path, models: Mapping[str, ModelPlan], stored: Stored, toke
 
 
 def bytes_needed(models: Mapping[str, ModelPlan], stored: Stored) -> int:
-    """Bytes on disk that an export of `models` takes while it runs, from above, without the tokenizer."""
+    """Bytes on disk that the models' sections of a bundle take, from above, without the tokenizer."""
     weights = sum(
         stored_bytes(stored[name], weight) for name, model in models.items() for weight in model.weights.values()
     )
-    return _COPIES * (weights + _SIGNATURE_BYTES * sum(len(model.signatures) for model in models.values()))
+    return weights + _SIGNATURE_BYTES * sum(len(model.signatures) for model in models.values())
+
+
+def check_memory() -> None:
+    """Raises:
+    UserError: less memory is available than an export takes at the least.
+    """
+    available = available_memory()
+    if available is not None and available < _LEAST_MEMORY:
+        raise UserError(
+            f"an export takes {_LEAST_MEMORY / 1e9:.1f} GB of memory, and {available / 1e9:.1f} GB are available; close"
+            " other programs, or give the container more"
+        )
+
+
+def available_memory() -> int | None:
+    """Bytes that the system, and the control group that this process is in, would still give; None if nobody says."""
+    found = [_meminfo("MemAvailable"), *map(_group_memory, _GROUP_FILES)]
+    return min((count for count in found if count is not None), default=None)
+
+
+def _meminfo(key: str) -> int | None:
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            name, _, rest = line.partition(":")
+            if name == key:
+                return int(rest.split()[0]) << 10
+    return None
+
+
+def _group_memory(files: tuple[str, str, str]) -> int | None:
+    """Limit of a control group less what its processes hold; pages of files are given back when they are needed."""
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        limit, stat, held = files
+        rows = (line.split() for line in Path(stat).read_text().splitlines())
+        return int(Path(limit).read_text()) - next(int(row[1]) for row in rows if row[0] == held)
+    return None

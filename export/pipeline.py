@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import json
-import mmap
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..runtime.bundle.cache_scales import scale_problems
-from ..runtime.bundle.model_file import read_model_file
+from ..runtime.bundle.container import BundleFile
+from ..runtime.bundle.model_file import read_model
 from ..runtime.bundle.names import MANIFEST_NAME, MTP_DRAFTER, PREFILL_DECODE, TEMPLATE_NOTE
 from ..runtime.errors import UserError
 from ..runtime.gpu.check import GPU_MODELS, check_model
 from ..runtime.scratch import remove_temporary_leftovers
 from ..runtime.text.prompts import Prompt
-from .bundle.manifest import make_manifest
+from .bundle.assembly import HASHING, Assembly
+from .bundle.manifest import WrittenFile, make_manifest
 from .bundle.metadata import executor_metadata, llm_metadata
-from .bundle.packing import MODELS, BundleParts, write_bundle
+from .bundle.packing import MODELS, BundleParts, bundle_writer, copy_section
 from .bundle.template import adapted_text, as_dict, explanation, verdict
 from .checkpoint.files import describe_left_out
+from .checkpoint.hub import sha256_of
 from .checkpoint.pair import Pair, fine_tune_note
-from .checkpoint.values import read_weight
-from .checks import check_places, check_space
-from .graphs.bind import BoundFile, bind
-from .graphs.blocks import SLOTS_PER_BLOCK, loop_over_blocks
-from .graphs.cache_scales import set_cache_scales
-from .graphs.convert import convert
-from .graphs.plan import elements, plan_models
-from .graphs.skeleton import merge
+from .checks import check_memory, check_places, check_space
+from .graphs.plan import plan_models
 from .graphs.skeleton_cache import SkeletonCache
 from .graphs.storage import plan_storage
 from .kv_scales import scales_from_norms, scales_from_prompts
@@ -51,8 +47,9 @@ def export(
     chat_template: Path | None = None,
     allow_template_difference: bool = False,
     kv_cache_prompts: Sequence[Prompt] = (),
+    tflite_files: bool = False,
 ) -> Path:
-    """Write `model.litertlm`, its models as single .tflite files and `manifest.json` into the new folder `out`.
+    """Write `model.litertlm` and `manifest.json` into the new folder `out`.
 
     Args:
         pair: from `open_pair`.
@@ -64,6 +61,7 @@ def export(
         chat_template: a file with another template than the target's own.
         allow_template_difference: pack the template, too, where LiteRT-LM renders it otherwise than transformers.
         kv_cache_prompts: take the scales of int8 caches from these, not from the norms.
+        tflite_files: write each model as a .tflite file as well.
 
     Returns:
         Path of the bundle.
@@ -92,71 +90,55 @@ def export(
     models = plan_models(pair, kv, options)
     for model in models.values():
         model.checkpoint.check(model.weights.values())
-    for checkpoint, names in ((pair.target, list(MODELS)[:3]), (pair.drafter, list(MODELS)[3:])):
+    for checkpoint, names in ((pair.target, list(MODELS)[:-1]), (pair.drafter, [MTP_DRAFTER])):
         used = [weight for name in names for weight in models[name].weights.values()]
         for line in describe_left_out(checkpoint.left_out(used)):
             reporter.say(f"{checkpoint.folder.name}: skipping {line}")
 
     stored = plan_storage(models, options.recipe, options.backends)
-    check_space(out, models, stored, text.tokenizer)
+    check_space(out, models, stored, text.tokenizer, tflite_files=tflite_files)
+    check_memory()
     scales = _cache_scales(pair, kv, kv_cache_prompts, chat_template, reporter)
+    parts = BundleParts(
+        text.tokenizer,
+        llm_metadata(text, options.context_length),
+        executor_metadata(pair.target_config, kv),
+        ACTIVATIONS[options.activations] if options.activations else None,
+        ",".join(options.backends) if options.backends != BACKENDS else None,
+        {TEMPLATE_NOTE: verdict(adapted)},
+    )
+    assembly = Assembly(pair, models, stored, scales, reporter, cache, show_converter_output)
+    assembly.expect()
     with staged_folder(out) as staging:
-        signatures = [signature for model in models.values() for signature in model.signatures]
-        with (
-            names_failure("tracing graphs", staging),
-            reporter.stage("Tracing graphs", len(signatures), lines=True) as advance,
-        ):
-            traced = convert(
-                signatures,
-                cache=cache,
-                on_progress=lambda name: advance(1, name),
-                show_output=show_converter_output,
-            )
-        _check_sources(pair)
-        bound: dict[str, BoundFile] = {}
-        paths = {name: staging / f"{name}.tflite" for name in models}
-        for name, model in models.items():
-            skeleton = merge([traced[signature.name] for signature in model.signatures])
-            set_cache_scales(skeleton, scales)
-            loop_over_blocks(skeleton, pair.target_config.sliding.window or SLOTS_PER_BLOCK)
-            total = sum(elements(weight) for weight in model.weights.values())
-            with names_failure(f"writing {name}", paths[name]), reporter.stage(f"Writing {name}", total) as advance:
-                bound[name] = bind(
-                    skeleton,
-                    model.weights,
-                    stored[name],
-                    lambda weight, model=model: read_weight(model.checkpoint, model.config, weight),
-                    paths[name],
-                    lambda weight, advance=advance: advance(elements(weight), weight.name),
-                )
-        _check_written(paths)
+        bundle = staging / BUNDLE_NAME
+        with names_failure("writing the bundle", bundle), bundle_writer(parts, bundle) as writer:
+            assembly.write(writer, bundle)
+        finished = BundleFile(bundle)
+        _check_written(finished)
         if "gpu" in options.backends:
-            _check_gpu(paths)
-        with names_failure("packing the bundle", staging / BUNDLE_NAME), reporter.stage("Packing the bundle", 1):
-            parts = BundleParts(
-                paths,
-                text.tokenizer,
-                llm_metadata(text, options.context_length),
-                executor_metadata(pair.target_config, kv),
-                ACTIVATIONS[options.activations] if options.activations else None,
-                ",".join(options.backends) if options.backends != BACKENDS else None,
-                {TEMPLATE_NOTE: verdict(adapted)},
-            )
-            write_bundle(parts, staging / BUNDLE_NAME)
-            manifest = make_manifest(pair, options, kv, models, stored, bound, staging / BUNDLE_NAME)
-            if scales:
-                source = f"{len(kv_cache_prompts)} prompts" if kv_cache_prompts else "norms"
-                manifest["kv_signature"] |= {"scales": scales, "scales_from": source}
-            manifest["chat_template"] = as_dict(adapted, Path(text.template_source).name)
+            _check_gpu(finished)
+        size = bundle.stat().st_size
+        with (
+            names_failure("hashing the bundle", bundle),
+            reporter.stage(HASHING, size, in_bytes=True) as advance,
+        ):
+            # A second reading, as the file begins with what is known last: scales, and an identity made of the rest.
+            files = {BUNDLE_NAME: WrittenFile(size, sha256_of(bundle, lambda count: advance(count, "")))}
+        if tflite_files:
+            for name in models:
+                path = staging / f"{name}.tflite"
+                with names_failure(f"copying {name}", path), reporter.stage(f"Copying {name}", 1):
+                    files[path.name] = WrittenFile(*copy_section(finished, name, path))
+        manifest = make_manifest(pair, options, kv, models, stored, finished, files)
+        if scales:
+            source = f"{len(kv_cache_prompts)} prompts" if kv_cache_prompts else "norms"
+            manifest["kv_signature"] |= {"scales": scales, "scales_from": source}
+        manifest["chat_template"] = as_dict(adapted, Path(text.template_source).name)
+        with names_failure("writing the manifest", staging / MANIFEST_NAME):
             (staging / MANIFEST_NAME).write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
-        _check_sources(pair)
+        for checkpoint in (pair.target, pair.drafter):
+            checkpoint.check_unchanged()
     return out / BUNDLE_NAME
-
-
-def _check_sources(pair: Pair) -> None:
-    """Check that everything that was read came from the checkpoints as they were opened, and still are."""
-    pair.target.check_unchanged()
-    pair.drafter.check_unchanged()
 
 
 def _cache_scales(
@@ -173,23 +155,24 @@ def _cache_scales(
         return scales_from_prompts(pair, kv, prompts, chat_template)
 
 
-def _check_written(paths: dict[str, Path]) -> None:
-    """Check the KV signature on the finished files: what the drafter reads, every target signature writes."""
-    target, drafter = (read_model_file(paths[name]) for name in (PREFILL_DECODE, MTP_DRAFTER))
+def _check_written(bundle: BundleFile) -> None:
+    """Check the KV signature on the finished models: what the drafter reads, every target signature writes."""
+    infos = {
+        name: read_model(bundle.content(section), f"{bundle.path} ({name})")
+        for name, section in bundle.model_sections().items()
+    }
+    target, drafter = infos[PREFILL_DECODE], infos[MTP_DRAFTER]
     for signature in target.signatures:
         check_shared(signature.caches(written=True), signature.caches(written=False))
         check_shared(signature.caches(written=True), drafter.signatures[0].caches(written=False))
-    places = {name: read_model_file(path).cache_scales for name, path in paths.items()}
-    if problems := scale_problems(places):
+    if problems := scale_problems({name: info.cache_scales for name, info in infos.items()}):
         raise AssertionError(f"the caches' scales do not agree: {problems[0]}")
 
 
-def _check_gpu(paths: dict[str, Path]) -> None:
-    """Check that the GPU backend takes every graph of the finished files that it would run."""
+def _check_gpu(bundle: BundleFile) -> None:
+    """Check that the GPU backend takes every graph of the finished models that it would run."""
     for name in GPU_MODELS:
-        with paths[name].open("rb") as file:
-            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        for report in check_model(name, content):
+        for report in check_model(name, bundle.content(bundle.model_sections()[name])):
             for finding in report.findings:
                 raise UserError(
                     f"--backends: the GPU would not run {report.signature} of {name}: {finding};"

@@ -106,7 +106,7 @@ class Exports:
                 kv_cache=kv_cache,
             )
             reporter = Reporter(Console(stderr=True))
-            export(pair, options, out, reporter, skeleton_cache=self.skeletons)
+            export(pair, options, out, reporter, skeleton_cache=self.skeletons, tflite_files=True)
         return out
 
     @property

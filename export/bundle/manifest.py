@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,7 @@ from ...runtime.bundle.container import BundleFile
 from ...runtime.bundle.model_file import read_model
 from ..checkpoint.adapted import AdaptedCheckpoint
 from ..checkpoint.files import Checkpoint
-from ..checkpoint.hub import sha256_of
 from ..checkpoint.pair import Pair
-from ..graphs.bind import BoundFile
 from ..graphs.plan import ModelPlan
 from ..graphs.storage import Stored
 from ..models.kv_cache import KVSignature
@@ -33,18 +32,24 @@ _RECORDED_PACKAGES = (
 )
 
 
+@dataclass(frozen=True)
+class WrittenFile:
+    """Size in bytes and SHA-256 of a file of an export."""
+
+    bytes: int
+    sha256: str
+
+
 def make_manifest(
     pair: Pair,
     options: ExportOptions,
     kv: KVSignature,
-    models: dict[str, ModelPlan],
+    models: Mapping[str, ModelPlan],
     stored: Stored,
-    bound: dict[str, BoundFile],
-    bundle: Path,
+    bundle: BundleFile,
+    files: Mapping[str, WrittenFile],
 ) -> dict[str, Any]:
     """What went in, what was chosen and what came out; nothing that differs between two runs on the same input."""
-    files = {f"{name}.tflite": {"bytes": file.size, "sha256": file.sha256} for name, file in bound.items()}
-    files[bundle.name] = {"bytes": bundle.stat().st_size, "sha256": sha256_of(bundle)}
     return {
         "manifest_version": _MANIFEST_VERSION,
         "sources": manifest_sources(pair),
@@ -58,18 +63,15 @@ def make_manifest(
         },
         "models": {
             name: {
-                "signatures": _signatures_of(BundleFile(bundle), name),
+                "signatures": _signatures_of(bundle, name),
                 "weights": {
-                    weight.name: {
-                        "shape": list(weight.shape),
-                    }
-                    | _stored_as(stored[name][weight.name])
+                    weight.name: {"shape": list(weight.shape)} | _stored_as(stored[name][weight.name])
                     for weight in model.weights.values()
                 },
             }
             for name, model in models.items()
         },
-        "files": files,
+        "files": {name: asdict(file) for name, file in files.items()},
     }
 
 

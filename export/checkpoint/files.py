@@ -5,13 +5,16 @@ Only safetensors are read: never pickle, never code that a checkpoint brings alo
 
 from __future__ import annotations
 
+import json
+import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
@@ -23,6 +26,8 @@ from .weights import EMBEDDING, HEAD, Weight
 
 _FLOAT_DTYPES = frozenset({"BF16", "F16", "F32"})
 _INTEGER_DTYPES = frozenset({"I64", "I32"})
+# How numpy reads what safetensors calls each of them; it has no bfloat16.
+_NUMPY_DTYPES = {"BF16": "<u2", "F16": "<f2", "F32": "<f4", "I64": "<i8", "I32": "<i4"}
 _TEXT_FILES = (
     *("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "generation_config.json"),
     *("chat_template.jinja", "chat_template.json"),
@@ -31,11 +36,12 @@ _TEXT_FILES = (
 
 @dataclass(frozen=True)
 class _Entry:
-    """Where one tensor lies, from its file's header."""
+    """Where one tensor lies, from its file's header: from byte `begin` of the file on."""
 
     file: Path
     dtype: str
     shape: tuple[int, ...]
+    begin: int
 
 
 class Checkpoint:
@@ -59,6 +65,7 @@ class Checkpoint:
         hint = what_it_is(self.folder) if not is_there(self.path("config.json")) else None
         self.config = self.read_json("config.json", hint or "the folder must hold a Hugging Face checkpoint")
         self._placed: dict[str, str] = {}
+        self._hashes: dict[str, str] | None = None
         self._files = self._weight_files()
         self._pinned.pin(self._files)
         self._entries = self._read_headers()
@@ -93,14 +100,25 @@ class Checkpoint:
         path = self.path(name)
         return Fields(read_object(path) if is_there(path) else {}, str(path))
 
-    @cached_property
+    @property
     def hashes(self) -> dict[str, str]:
         """SHA-256 of the configuration and of every weight file, by name.
 
         Raises:
             UserError: one of them was changed after it was opened.
         """
-        return self._pinned.hashes([self.path("config.json"), *self._files])
+        return self.read_hashes()
+
+    def read_hashes(self, on_bytes: Callable[[int], None] = lambda count: None) -> dict[str, str]:
+        """As `hashes`; the first time every byte is read, and `on_bytes` told of some at a time."""
+        if self._hashes is None:
+            self._hashes = self._pinned.hashes([self.path("config.json"), *self._files], on_bytes)
+        return self._hashes
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all weight files."""
+        return sum(file.stat().st_size for file in self._files)
 
     @property
     def text_hashes(self) -> dict[str, str]:
@@ -178,17 +196,16 @@ class Checkpoint:
 
     def _take(self, name: str, rows: Sequence[int]) -> torch.Tensor:
         full, entry = self._find(name)
-        self._pinned.check_file(entry.file)  # Reading a mapped file that was cut short ends the process.
+        self._pinned.check_file(entry.file)
+        if entry.dtype not in _NUMPY_DTYPES:
+            raise UserError(
+                f"{entry.file}: {full} is stored as {entry.dtype}, expected one of {', '.join(_NUMPY_DTYPES)}"
+            )
         try:
-            with safe_open(entry.file, framework="pt") as file:
-                part = file.get_slice(full)
-                if isinstance(rows, range):
-                    tensor = part[rows.start : rows.stop]
-                else:
-                    tensor = torch.cat([part[row : row + 1] for row in rows])
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"{entry.file}: {full} cannot be read ({error})") from error
-        return tensor.float() if tensor.is_floating_point() else tensor
+            values = _read_rows(entry, rows)
+        except OSError as error:
+            raise UserError(f"{entry.file}: {full} cannot be read ({error.strerror or error})") from error
+        return torch.from_numpy(_bfloat16_as_float(values) if entry.dtype == "BF16" else _float(values))
 
     def left_out(self, weights: Iterable[Weight]) -> dict[str, int]:
         """Number of tensors that no weight is made from, by what they belong to (`vision_tower`, `layers.24`, ...)."""
@@ -259,15 +276,14 @@ class Checkpoint:
         entries: dict[str, _Entry] = {}
         for path in self._files:
             try:
-                with safe_open(path, framework="pt") as file:
-                    for name in file.keys():  # noqa: SIM118 (safe_open is no mapping)
+                with safe_open(path, framework="pt"):  # Which checks that the header is true of the file.
+                    for name, entry in _entries_of(path):
                         if name in entries:
                             raise UserError(
                                 f"{path}: holds {name}, as does {entries[name].file.name}: shards of two saves are"
                                 " mixed here; expected each tensor once"
                             )
-                        part = file.get_slice(name)
-                        entries[name] = _Entry(path, part.get_dtype(), tuple(part.get_shape()))
+                        entries[name] = entry
             except (OSError, SafetensorError) as error:
                 raise UserError(f"{path}: not a whole safetensors file ({error}); download it again") from error
         return entries
@@ -286,6 +302,59 @@ class Checkpoint:
                     f"{self.path(INDEX)}: names {shard} for {name}, which is in {entry.file.name}: index and shards"
                     " are of two saves; copy all files of one"
                 )
+
+
+def _entries_of(path: Path) -> Iterator[tuple[str, _Entry]]:
+    """Tensors of a sound file by name: a header's length in eight bytes, that JSON header, data.
+
+    https://github.com/huggingface/safetensors#format
+    """
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+    for name, said in sorted(header.items()):
+        if name != "__metadata__":
+            yield name, _Entry(path, said["dtype"], tuple(said["shape"]), 8 + size + said["data_offsets"][0])
+
+
+def _read_rows(entry: _Entry, rows: Sequence[int]) -> np.ndarray:
+    """Rows of a tensor as they are stored. They are read, not mapped: a disk's error then is an error, no signal.
+
+    Raises:
+        OSError: they cannot be read.
+    """
+    values = np.empty((len(rows), *entry.shape[1:]), _NUMPY_DTYPES[entry.dtype])
+    row_bytes, target = math.prod(entry.shape[1:]) * values.itemsize, values.reshape(-1).view(np.uint8).data
+    with entry.file.open("rb", buffering=0) as file:
+        first = 0
+        for stop in _ends_of_runs(rows):
+            file.seek(entry.begin + rows[first] * row_bytes)
+            left = target[first * row_bytes : stop * row_bytes]
+            while left:
+                count = file.readinto(left)
+                if not count:
+                    raise OSError("the file ends before it")
+                left = left[count:]
+            first = stop
+    return values
+
+
+def _ends_of_runs(rows: Sequence[int]) -> Iterator[int]:
+    """Places in `rows` behind each run of rows that follow one another."""
+    if isinstance(rows, range) and rows.step == 1:
+        yield len(rows)
+        return
+    yield from (place for place in range(1, len(rows)) if rows[place] != rows[place - 1] + 1)
+    yield len(rows)
+
+
+def _bfloat16_as_float(values: np.ndarray) -> np.ndarray:
+    """Codes of bfloat16 as float32, which begins with the same sixteen bits."""
+    return np.left_shift(values, 16, dtype=np.uint32).view(np.float32)
+
+
+def _float(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.float32, copy=False) if values.dtype.kind == "f" else values
 
 
 def describe_left_out(groups: Mapping[str, int]) -> list[str]:

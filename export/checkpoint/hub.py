@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from .forms import gguf_advice
 _HUB_PATTERNS = ["*.safetensors", "*.safetensors.index.json", "config.json", "adapter_config.json", "tokenizer*"]
 _HUB_PATTERNS += ["chat_template*", "special_tokens_map.json", "generation_config.json"]
 _PINNED_PATTERNS = [*_HUB_PATTERNS, "additional_chat_templates/*.jinja"]
+_PART_BYTES = 1 << 20
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -44,10 +45,14 @@ def resolve(source: str) -> Path:
         raise UserError(f"{source}: no such folder, and the hub says: {reason[0]}") from error
 
 
-def sha256_of(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def sha256_of(path: Path, on_bytes: Callable[[int], None] = lambda count: None) -> str:
+    """Hexadecimal SHA-256 of a file; `on_bytes` is told of some of its bytes at a time, and may raise."""
+    digest, part = hashlib.sha256(), memoryview(bytearray(_PART_BYTES))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(part):
+            digest.update(part[:count])
+            on_bytes(count)
+    return digest.hexdigest()
 
 
 class _State(NamedTuple):
@@ -92,8 +97,8 @@ class PinnedFiles:
         if path in self._states and _state(path) != self._states[path]:
             raise _changed(path, "was changed or removed")
 
-    def hashes(self, paths: Iterable[Path]) -> dict[str, str]:
-        """SHA-256 of what was read from each of `paths`, by name.
+    def hashes(self, paths: Iterable[Path], on_bytes: Callable[[int], None] = lambda count: None) -> dict[str, str]:
+        """SHA-256 of what was read from each of `paths`, by name; `on_bytes` as of `sha256_of`.
 
         Raises:
             UserError: a file cannot be read, or was changed since.
@@ -102,7 +107,7 @@ class PinnedFiles:
         for path in paths:
             self.check_file(path)
             try:
-                found[path.name] = sha256_of(path)
+                found[path.name] = sha256_of(path, on_bytes)
             except OSError as error:
                 raise UserError(f"{path}: cannot be read ({error.strerror})") from error
             self.check_file(path)

@@ -9,6 +9,7 @@ from typing import Any
 import click
 from rich.console import Console
 
+from ..progress import Reporter
 from .export_options import export_options, run_export
 
 
@@ -36,8 +37,7 @@ def demo_command(out: Path | None, prompt: str | None, quiet: bool, **choices: A
             str(SMALL_PAIR / "target"),
             str(SMALL_PAIR / "drafter"),
             out or folder / "out",
-            console,
-            quiet,
+            Reporter(console, quiet=quiet),
             **choices,
         )
         comparison = compare(bundle, prompt)

@@ -8,6 +8,7 @@ from typing import Any
 import click
 from rich.console import Console
 
+from ..progress import Reporter
 from .export_options import adapter_option, export_options, run_export
 
 
@@ -30,15 +31,17 @@ def export_command(
         google/gemma-4-E2B-it-assistant -o out/
     """
     from ...runtime.bundle.inspection import inspect_bundle
-    from .tables.export import next_commands, print_export_summary
+    from .tables.export import cost_table, next_commands, print_export_summary
 
     console = Console(stderr=True)
-    bundle = run_export(target, drafter, out, console, quiet, adapters, **choices)
+    reporter = Reporter(console, quiet=quiet)
+    bundle = run_export(target, drafter, out, reporter, adapters, **choices)
     if not quiet:
         inspection = inspect_bundle(bundle)
         chosen = [part for name in adapters for part in ("--adapter", name)]
         if choices["chat_template"]:
             chosen += ["--chat-template", str(choices["chat_template"])]
         commands = next_commands(out, target, drafter, chosen)
+        console.print(cost_table(reporter))
         print_export_summary(inspection, commands, console, inspection.template_verdict)
     click.echo(str(bundle))

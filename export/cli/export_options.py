@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from ...quantize.recipes import DEFAULT, NAMES
 from ..exit_codes import remember_verbose
@@ -19,6 +18,7 @@ from ..options import (
     DEFAULT_PREFILL_LENGTHS,
     SHORT_PREFILL,
 )
+from ..progress import Reporter
 from .run_options import refuse_quiet_and_verbose
 
 
@@ -96,6 +96,10 @@ def export_options(command: Callable[..., None]) -> Callable[..., None]:
                 "--allow-template-difference", is_flag=True,
                 help="Pack the template, too, where LiteRT-LM renders it otherwise than transformers.",
             ),
+            click.option(
+                "--tflite-files", is_flag=True,
+                help="Write each model as a .tflite file beside the bundle as well; takes twice the space.",
+            ),
             click.option("-q", "--quiet", is_flag=True, help="Print only the result and errors."),
             click.option(
                 "-v", "--verbose", is_flag=True, callback=remember_verbose,
@@ -111,8 +115,7 @@ def run_export(
     target: str,
     drafter: str,
     out: Path,
-    console: Console,
-    quiet: bool,
+    reporter: Reporter,
     adapters: tuple[str, ...] = (),
     *,
     weights: str,
@@ -128,16 +131,16 @@ def run_export(
     verbose: bool,
     chat_template: Path | None,
     allow_template_difference: bool,
+    tflite_files: bool,
 ) -> Path:
     """Open the pair, resolve the options, show them and export; path of the bundle."""
     from ...runtime.text.prompts import read_prompts
     from ..checkpoint.pair import open_pair
     from ..options import resolve_options
     from ..pipeline import export
-    from ..progress import Reporter
     from .tables.export import options_table
 
-    refuse_quiet_and_verbose(quiet, verbose)
+    refuse_quiet_and_verbose(reporter.quiet, verbose)
     pair = open_pair(target, drafter, adapters)
     options = resolve_options(
         pair.target_config,
@@ -151,9 +154,8 @@ def run_export(
         kv_cache=kv_cache,
     )
     calibration = read_prompts(kv_cache_prompts) if kv_cache_prompts else ()
-    if not quiet:
-        console.print(options_table(pair, options, out))
-    reporter = Reporter(console, quiet=quiet)
+    if not reporter.quiet:
+        reporter.console.print(options_table(pair, options, out))
     return export(
         pair,
         options,
@@ -164,4 +166,5 @@ def run_export(
         chat_template=chat_template,
         allow_template_difference=allow_template_difference,
         kv_cache_prompts=calibration,
+        tflite_files=tflite_files,
     )

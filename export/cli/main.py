@@ -13,6 +13,7 @@ import click
 from ..exit_codes import BAD_INPUT, EXIT_CODES, report
 from .benchmark import benchmark_command
 from .demo import demo_command
+from .device.command import device_command
 from .export import export_command
 from .fp16_range import fp16_range_command
 from .generate import generate_command
@@ -48,6 +49,7 @@ for command in (
     generate_command,
     verify_command,
     benchmark_command,
+    device_command,
     fp16_range_command,
     demo_command,
 ):

@@ -1,25 +1,26 @@
-"""Skeleton and weights to a .tflite file: every weight input becomes a constant, streamed behind the flatbuffer.
+"""Skeleton and weights to a .tflite model: every weight input becomes a constant, streamed behind the flatbuffer.
 
-LiteRT reads a buffer from `offset` and `size` counted from the start of the file, so models pass the two gigabytes
-that a flatbuffer can address, and no more than one block of one weight is in memory at a time.
+LiteRT reads a buffer from `offset` and `size` counted from the start of the model, so models pass the two gigabytes
+that a flatbuffer can address, and no more than a few blocks of a weight are in memory at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from ...quantize.formats import Storage
-from ...quantize.tensors import store
+from ...quantize.tensors import StoredTensor, store
 from ...runtime.bundle.flatbuffer import pack
 from ...runtime.errors import UserError
-from ..checkpoint.hub import sha256_of
+from ..checkpoint.values import Part
 from ..checkpoint.weights import HEAD_ROWS, HEAD_SCALES, Role, Weight
+from ..parallel import in_order
 from .skeleton import fill_instead_of_broadcast, gather_rows, open_half_floats
 from .stored_tensors import block_scales_tensor, declare, set_scales
 from .trace import WEIGHT_PREFIX
@@ -27,25 +28,26 @@ from .trace import WEIGHT_PREFIX
 _ALIGNMENT = 64
 _SCALES_OF = {HEAD_ROWS: HEAD_SCALES}
 
-
-@dataclass(frozen=True)
-class BoundFile:
-    """A written .tflite file: its size in bytes and SHA-256."""
-
-    size: int
-    sha256: str
+# Takes bytes and their place, counted from the model's start.
+Put = Callable[[int, Any], None]
 
 
 @dataclass
 class _Slot:
-    """A weight's place in the file, its buffer, that of its blocks' scales if it has those, and the tensors of all
-    graphs that use it."""
+    """A weight's place in the model, its buffer, that of its blocks' scales if it has those, and the tensors of all
+    graphs that use it.
+
+    Of its values, `written` bytes have been written, with one scale per row or block in `scales` if its format has
+    them.
+    """
 
     weight: Weight
     stored_as: Storage
     buffer: Any
     scales_buffer: Any
     tensors: list[Any]
+    written: int = 0
+    scales: list[np.ndarray] = field(default_factory=list)
 
     @property
     def size(self) -> int:
@@ -57,26 +59,23 @@ class _Slot:
         return [self.buffer] if self.scales_buffer is None else [self.buffer, self.scales_buffer]
 
 
-def bind(
-    model: Any,
-    weights: dict[str, Weight],
-    stored: Mapping[str, Storage],
-    read: Callable[[Weight], Iterable[np.ndarray]],
-    path: Path,
-    on_progress: Callable[[Weight], None] = lambda weight: None,
-) -> BoundFile:
-    """Write `model`, a merged skeleton, with its weights to `path`.
+@dataclass
+class BoundModel:
+    """A model in which every weight has its place: `size` bytes, the first `head` of them for the flatbuffer."""
+
+    model: Any
+    slots: dict[str, _Slot]
+    head: int
+    size: int
+
+
+def bind(model: Any, weights: dict[str, Weight], stored: Mapping[str, Storage]) -> BoundModel:
+    """Make constants of the weights of `model`, a merged skeleton; none is read yet.
 
     Args:
         model: object form; changed in place.
         weights: every weight of the model by name.
         stored: how each is stored, by name. All signatures share one buffer per weight.
-        read: gives a weight's values in blocks of whole rows, float32, or int32 where its role is INDEX.
-        path: a new file.
-        on_progress: called with each weight as it is written.
-
-    Raises:
-        UserError: a weight's values cannot be stored so.
     """
     slots = _take_weights_from_inputs(model, weights, stored)
     gather_rows(model)
@@ -89,27 +88,69 @@ def bind(
         for buffer in slot.buffers:
             buffer.offset = offset
             offset = _round_up(offset + buffer.size)
-    with path.open("w+b") as file:
-        for slot in slots.values():
-            if slot.weight.role is Role.SCALES:
-                continue  # Written with its rows.
-            file.seek(slot.buffer.offset)
-            scales = _write_blocks(file, slot, read(slot.weight))
-            if slot.weight.role is Role.GATHERED:
-                scales = _write_scales(file, slots[_SCALES_OF[slot.weight.name]], scales)
-            if scales is not None and slot.scales_buffer is not None:
-                file.seek(slot.scales_buffer.offset)
-                file.write(scales.data)
-            elif scales is not None:
-                set_scales(slot.tensors, np.resize(scales, _channels(slot)))
-            on_progress(slot.weight)
-        file.truncate(offset)
-        content = pack(model)
-        if _round_up(len(content)) != head:
-            raise AssertionError("the flatbuffer's length changed while weights were bound")
-        file.seek(0)
-        file.write(content)
-    return BoundFile(offset, sha256_of(path))
+    return BoundModel(model, slots, head, offset)
+
+
+def write_model(
+    bound: BoundModel,
+    parts_of: Callable[[Weight], Iterable[Part]],
+    put: Put,
+    on_bytes: Callable[[int], None] = lambda count: None,
+) -> None:
+    """Read, quantize and write every weight, once each, then the flatbuffer, which holds the scales.
+
+    Threads quantize; bytes are put by the calling thread in an order of their own that depends on nothing but the
+    model.
+
+    Args:
+        bound: from `bind`.
+        parts_of: a weight's values in parts, each of blocks of whole rows, float32, or int32 where its role is INDEX.
+        put: writes; what is put nowhere is zero.
+        on_bytes: called with how many bytes of weights were written since.
+
+    Raises:
+        UserError: a weight's values cannot be stored so.
+    """
+    slots = bound.slots
+    for slot, blocks in in_order(_parts(slots.values(), parts_of)):
+        for block in blocks:
+            put(slot.buffer.offset + slot.written, block.data.data)
+            slot.written += block.data.nbytes
+            if block.scales is not None:
+                slot.scales.append(block.scales)
+        on_bytes(sum(block.data.nbytes for block in blocks))
+    for slot in slots.values():
+        if slot.weight.role is Role.SCALES:
+            continue  # Written with its rows.
+        if slot.written != slot.size:
+            raise AssertionError(f"{slot.weight.name}: wrote {slot.written} bytes, expected {slot.size}")
+        scales = np.concatenate(slot.scales) if slot.scales else None
+        if slot.weight.role is Role.GATHERED:
+            scales = _put_scales(put, slots[_SCALES_OF[slot.weight.name]], scales)
+        if scales is not None and slot.scales_buffer is not None:
+            put(slot.scales_buffer.offset, scales.reshape(-1).view(np.uint8).data)
+        elif scales is not None:
+            set_scales(slot.tensors, np.resize(scales, _channels(slot)))
+    content = pack(bound.model)
+    if _round_up(len(content)) != bound.head:
+        raise AssertionError("the flatbuffer's length changed while weights were bound")
+    put(0, content)
+
+
+def _parts(
+    slots: Iterable[_Slot], parts_of: Callable[[Weight], Iterable[Part]]
+) -> Iterator[Callable[[], tuple[_Slot, list[StoredTensor]]]]:
+    for slot in slots:
+        if slot.weight.role is not Role.SCALES:
+            yield from (partial(_stored, slot, part) for part in parts_of(slot.weight))
+
+
+def _stored(slot: _Slot, part: Part) -> tuple[_Slot, list[StoredTensor]]:
+    """Rows are quantized alone, so the result does not depend on the blocks."""
+    try:
+        return slot, [store(block, slot.stored_as) for block in part()]
+    except ValueError as error:
+        raise UserError(f"{slot.weight.source}: {error}; store it in another format") from error
 
 
 def _take_weights_from_inputs(
@@ -163,8 +204,8 @@ def _new_slot(model: Any, weight: Weight, stored_as: Storage) -> _Slot:
     return slot
 
 
-def _write_scales(file: BinaryIO, slot: _Slot, scales: np.ndarray | None) -> np.ndarray | None:
-    """Write what is left of a gathered weight's scales after the one that its whole table gets, which is returned.
+def _put_scales(put: Put, slot: _Slot, scales: np.ndarray | None) -> np.ndarray | None:
+    """Put what is left of a gathered weight's scales after the one that its whole table gets, which is returned.
 
     That one is a power of two in the middle of them: so the quotient is exact, and a score before it is multiplied by
     the rest is about as large as after it, while a sum of bare codes would overflow in float16.
@@ -173,26 +214,8 @@ def _write_scales(file: BinaryIO, slot: _Slot, scales: np.ndarray | None) -> np.
     if scales is not None:
         common = np.exp2(np.round(np.log2(np.median(scales)))).astype(np.float32).reshape(1)
         scales = scales / common
-    file.seek(slot.buffer.offset)
-    file.write((np.ones(slot.weight.shape, np.float32) if scales is None else scales).data)
+    put(slot.buffer.offset, (np.ones(slot.weight.shape, np.float32) if scales is None else scales).data)
     return common
-
-
-def _write_blocks(file: BinaryIO, slot: _Slot, blocks: Iterable[np.ndarray]) -> np.ndarray | None:
-    """Write a weight's rows block by block; one scale per row if its format has them. Rows are quantized alone, so
-    the result does not depend on the blocks."""
-    written, scales = 0, []
-    for block in blocks:
-        try:
-            stored = store(block, slot.stored_as)
-        except ValueError as error:
-            raise UserError(f"{slot.weight.source}: {error}; store it in another format") from error
-        written += file.write(stored.data.data)
-        if stored.scales is not None:
-            scales.append(stored.scales)
-    if written != slot.size:
-        raise AssertionError(f"{slot.weight.name}: wrote {written} bytes, expected {slot.size}")
-    return np.concatenate(scales) if scales else None
 
 
 def _round_up(size: int) -> int:

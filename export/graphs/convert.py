@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...runtime.errors import UserError
@@ -34,35 +35,83 @@ def convert(
     on_progress: Callable[[str], None] = lambda name: None,
     show_output: bool = False,
 ) -> dict[str, bytes]:
-    """Flatbuffer of each signature by name, with its weights as inputs.
+    """As `conversion`, all at once."""
+    with conversion(signatures, cache=cache, workers=workers, show_output=show_output) as running:
+        return running.take([signature.name for signature in signatures], on_progress)
+
+
+@contextlib.contextmanager
+def conversion(
+    signatures: list[Signature],
+    *,
+    cache: SkeletonCache | None = None,
+    workers: int | None = None,
+    show_output: bool = False,
+) -> Iterator[Conversion]:
+    """Flatbuffers of `signatures`, with their weights as inputs; made by processes that run until the block is left.
 
     Args:
         signatures: with distinct names.
         cache: earlier results to take from and add to; they depend on configurations, not on weights.
         workers: processes at a time; by default one per core, at most one per two gigabytes of memory.
-        on_progress: called with the name of each signature as it is done.
         show_output: let the converter write to standard error instead of to a file.
-
-    Raises:
-        ConversionError: a worker failed.
-        UserError: a worker was killed, or could not write.
     """
-    done: dict[str, bytes] = {}
-    missing: list[Signature] = []
-    for signature in signatures:
-        kept = cache.get(signature) if cache else None
-        if kept is not None:
-            done[signature.name] = kept
-            on_progress(signature.name)
-        else:
-            missing.append(signature)
-    if missing:
-        with scratch_folder("trace") as folder:
-            traced = _run_workers(missing, folder, workers or _default_workers(), on_progress, show_output)
-        done.update(traced)
-        if cache:
-            cache.put(traced, missing)
-    return done
+    kept = {signature.name: cache.get(signature) if cache else None for signature in signatures}
+    missing = [signature for signature in signatures if kept[signature.name] is None]
+    done = {name: content for name, content in kept.items() if content is not None}
+    if not missing:
+        yield Conversion(done)
+        return
+    count = min(workers or _default_workers(), len(missing))
+    with scratch_folder("trace") as folder, _started(missing, count, folder, show_output) as processes:
+        yield Conversion(done, missing, cache, processes, folder)
+
+
+@dataclass
+class Conversion:
+    """Flatbuffers by signature's name: those `done`, and those that `processes` are writing to `folder`."""
+
+    done: dict[str, bytes]
+    missing: list[Signature] = field(default_factory=list)
+    cache: SkeletonCache | None = None
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    folder: Path = Path()
+
+    def take(self, names: list[str], on_progress: Callable[[str], None] = lambda name: None) -> dict[str, bytes]:
+        """The flatbuffers of the signatures `names`, when all of them are there.
+
+        Args:
+            names: some of the conversion's signatures.
+            on_progress: called with each name as it is there.
+
+        Raises:
+            ConversionError: a worker failed.
+            UserError: a worker was killed, or could not write.
+        """
+        waiting = dict.fromkeys(names)
+        traced: dict[str, bytes] = {}
+        while waiting:
+            exited = all(process.poll() == 0 for process in self.processes)
+            for name in [*waiting]:
+                if name not in self.done and (path := self.folder / f"{name}.tflite").exists():
+                    traced[name] = self.done[name] = path.read_bytes()
+                    if not holds(traced[name], name):
+                        raise ConversionError(f"litert-torch wrote no graph of {name}")
+                if name in self.done:
+                    del waiting[name]
+                    on_progress(name)
+            for index, process in enumerate(self.processes):
+                if process.poll() not in (None, 0):
+                    log = self.folder / f"{index}.log"
+                    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+                    raise _failure(process.returncode, lines, self.folder)
+            if exited and waiting:
+                raise ConversionError(f"litert-torch wrote nothing for {', '.join(sorted(waiting))}")
+            if waiting:
+                time.sleep(0.05)
+        if self.cache and traced:
+            self.cache.put(traced, [signature for signature in self.missing if signature.name in traced])
+        return {name: self.done[name] for name in names}
 
 
 def _default_workers() -> int:
@@ -71,39 +120,6 @@ def _default_workers() -> int:
     except (AttributeError, ValueError):
         memory = 8 << 30
     return max(1, min(os.cpu_count() or 1, memory // (_WORKER_GIGABYTES << 30)))
-
-
-def _shares(signatures: list[Signature], workers: int) -> list[list[Signature]]:
-    """Split so that the costliest signatures (those with most weights) spread evenly over the workers."""
-    shares: list[list[Signature]] = [[] for _ in range(min(workers, len(signatures)))]
-    for signature in sorted(signatures, key=lambda signature: -len(signature.weights)):
-        min(shares, key=lambda share: sum(len(member.weights) for member in share)).append(signature)
-    return shares
-
-
-def _run_workers(
-    signatures: list[Signature], folder: Path, workers: int, on_progress: Callable[[str], None], show_output: bool
-) -> dict[str, bytes]:
-    waiting = {signature.name for signature in signatures}
-    with _started(_shares(signatures, workers), folder, show_output) as processes:
-        while waiting:
-            exited = all(process.poll() == 0 for process in processes)
-            for name in sorted(waiting):
-                if (folder / f"{name}.tflite").exists():
-                    waiting.discard(name)
-                    on_progress(name)
-            for index, process in enumerate(processes):
-                if process.poll() not in (None, 0):
-                    log = "" if show_output else (folder / f"{index}.log").read_text(errors="replace")
-                    raise _failure(process.returncode, log.splitlines(), folder)
-            if exited and waiting:
-                raise ConversionError(f"litert-torch wrote nothing for {', '.join(sorted(waiting))}")
-            time.sleep(0.05)
-    traced = {signature.name: (folder / f"{signature.name}.tflite").read_bytes() for signature in signatures}
-    for name, content in traced.items():
-        if not holds(content, name):
-            raise ConversionError(f"litert-torch wrote no graph of {name}")
-    return traced
 
 
 def _failure(code: int, log: list[str], folder: Path) -> Exception:
@@ -117,19 +133,22 @@ def _failure(code: int, log: list[str], folder: Path) -> Exception:
 
 
 @contextlib.contextmanager
-def _started(shares: list[list[Signature]], folder: Path, show_output: bool) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Worker processes, one per share; all are ended when the block is left, however it is left."""
+def _started(
+    signatures: list[Signature], count: int, folder: Path, show_output: bool
+) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Worker processes, which share `signatures`; all are ended when the block is left, however it is left."""
     # One thread each: tracing does no arithmetic, and idle thread pools get in each other's way. What libraries put
     # among temporary files is removed with the folder.
     environment = {"OMP_NUM_THREADS": "1", "LITERT_TORCH_SHOW_PROGRESS": "n", "TMPDIR": str(folder)}
+    # The costliest, those with most weights, come first, so that the last ones fill what is left evenly.
+    tasks = folder / "signatures.pickle"
+    tasks.write_bytes(pickle.dumps(sorted(signatures, key=lambda signature: -len(signature.weights)), protocol=5))
     with contextlib.ExitStack() as stack:
         processes = []
-        for index, share in enumerate(shares):
-            task = folder / f"{index}.pickle"
-            task.write_bytes(pickle.dumps(share, protocol=5))
+        for index in range(count):
             log = None if show_output else stack.enter_context((folder / f"{index}.log").open("wb"))
             started = worker(
-                "gemma_mtp.export.graphs.trace", str(task), str(folder),
+                "gemma_mtp.export.graphs.trace", str(tasks), str(folder),
                 stdout=log or sys.stderr.fileno(), stderr=log, environment=environment,
             )  # fmt: skip
             processes.append(stack.enter_context(started))

@@ -49,11 +49,3 @@ def plan_models(pair: Pair, kv: KVSignature, options: ExportOptions) -> dict[str
     }
     models = {name: ModelPlan(entries, pair.target, target) for name, entries in signatures.items()}
     return {**models, MTP_DRAFTER: ModelPlan([drafter_signature(target, drafter, kv)], pair.drafter, drafter)}
-
-
-def elements(weight: Weight) -> int:
-    """Number of values."""
-    count = 1
-    for size in weight.shape:
-        count *= size
-    return count

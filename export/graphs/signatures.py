@@ -26,6 +26,7 @@ from ..models.drafter import DrafterModel
 from ..models.embedders import embed, embed_per_layer
 from ..models.kv_cache import KVSignature
 from ..models.layers import Weights
+from ..models.pieces import Pieces
 from ..models.target import TargetModel
 
 Tensors = dict[str, torch.Tensor]
@@ -41,13 +42,13 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Signature:
-    """One entry point: `function(weights, inputs)` gives the outputs by tensor name.
+    """One entry point: `function(weights, inputs, pieces)` gives the outputs by tensor name, computed in `pieces`.
 
     Picklable, so that another process can trace it.
     """
 
     name: str
-    function: Callable[[Weights, Tensors], Tensors]
+    function: Callable[[Weights, Tensors, Pieces], Tensors]
     inputs: dict[str, TensorSpec]
     weights: tuple[Weight, ...]
 
@@ -79,29 +80,29 @@ def _split(inputs: Tensors, cache_names: dict[str, tuple[int, ...]]) -> tuple[Te
     return {name: tensor for name, tensor in inputs.items() if name not in caches}, caches
 
 
-def _prefill(model: TargetModel, weights: Weights, inputs: Tensors) -> Tensors:
+def _prefill(model: TargetModel, weights: Weights, inputs: Tensors, pieces: Pieces) -> Tensors:
     plain, caches = _split(inputs, model.kv.target_shapes())
-    return model.prefill(weights, **plain, caches=caches)
+    return model.prefill(weights, **plain, caches=caches, pieces=pieces)
 
 
-def _decode(model: TargetModel, weights: Weights, inputs: Tensors) -> Tensors:
+def _decode(model: TargetModel, weights: Weights, inputs: Tensors, pieces: Pieces) -> Tensors:
     plain, caches = _split(inputs, model.kv.target_shapes())
-    logits, activations, caches = model.decode(weights, **plain, caches=caches)
+    logits, activations, caches = model.decode(weights, **plain, caches=caches, pieces=pieces)
     return {"logits": logits, "activations": activations, **caches}
 
 
-def _draft(model: DrafterModel, weights: Weights, inputs: Tensors) -> Tensors:
+def _draft(model: DrafterModel, weights: Weights, inputs: Tensors, pieces: Pieces) -> Tensors:
     plain, caches = _split(inputs, model.kv.drafter_shapes())
-    logits, projected = model.draft(weights, **plain, caches=caches)
+    logits, projected = model.draft(weights, **plain, caches=caches, pieces=pieces)
     return {"logits": logits, "projected_activations": projected}
 
 
-def _embed(config: TargetConfig, weights: Weights, inputs: Tensors) -> Tensors:
-    return {"embeddings": embed(config, weights, inputs["token_ids"])}
+def _embed(config: TargetConfig, weights: Weights, inputs: Tensors, pieces: Pieces) -> Tensors:
+    return {"embeddings": pieces.once(embed, config, weights, inputs["token_ids"])}
 
 
-def _embed_per_layer(config: TargetConfig, weights: Weights, inputs: Tensors) -> Tensors:
-    return {"per_layer_embeddings": embed_per_layer(config, weights, inputs["token_ids"])}
+def _embed_per_layer(config: TargetConfig, weights: Weights, inputs: Tensors, pieces: Pieces) -> Tensors:
+    return {"per_layer_embeddings": pieces.once(embed_per_layer, config, weights, inputs["token_ids"])}
 
 
 def target_signatures(

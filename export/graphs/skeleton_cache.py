@@ -24,6 +24,9 @@ _ROOT = Path(__file__).parents[2]
 TRACED_SOURCES = (
     "export/checkpoint/config.py",
     "export/checkpoint/weights.py",
+    "export/graphs/joining/join.py",
+    "export/graphs/joining/kit.py",
+    "export/graphs/joining/recording.py",
     "export/graphs/signatures.py",
     "export/graphs/trace.py",
     "export/models/cache_ops.py",
@@ -32,8 +35,11 @@ TRACED_SOURCES = (
     "export/models/embedders.py",
     "export/models/kv_cache.py",
     "export/models/layers.py",
+    "export/models/norm.py",
+    "export/models/pieces.py",
     "export/models/target.py",
     "export/models/windowed.py",
+    "runtime/bundle/flatbuffer.py",
     "runtime/bundle/names.py",
 )
 _DIGEST = 64  # Hexadecimal digits of a SHA-256; they and a line feed stand before the flatbuffer.

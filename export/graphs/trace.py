@@ -1,11 +1,13 @@
 """Worker process: `python -m gemma_mtp.export.graphs.trace SIGNATURES FOLDER` traces pickled signatures, one file each.
 
-Tracing is single-threaded Python, so convert.py runs several of these side by side; a process of its own also keeps
-the converter's chatter, which C++ writes straight to the terminal, out of the way.
+Tracing is single-threaded Python, so convert.py runs several of these side by side, which share the signatures: each
+takes the next one that none has claimed. A process of its own also keeps the converter's chatter, which C++ writes
+straight to the terminal, out of the way.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import sys
@@ -14,8 +16,11 @@ from typing import Any
 
 import torch
 
-from ..checkpoint.weights import Role
-from ..models.windowed import register_lowering
+from ...runtime.bundle.flatbuffer import pack, parse
+from ..models import norm, windowed
+from .joining.join import join
+from .joining.kit import Kit
+from .joining.recording import record
 from .signatures import Signature, Tensors
 
 WEIGHT_PREFIX = "weights_"
@@ -23,39 +28,51 @@ INPUT_PREFIX = "inputs_"
 CANNOT_WRITE = 74  # Exit code: the last line of standard error has path and reason.
 
 
-class _Entry(torch.nn.Module):
-    """A signature's function as the converter takes it; nested arguments become `weights_*` and `inputs_*`."""
-
-    def __init__(self, signature: Signature) -> None:
-        super().__init__()
-        self.signature = signature
-
-    def forward(self, weights: Tensors, inputs: Tensors) -> Tensors:
-        return self.signature.function(weights, inputs)
-
-
 def trace(signature: Signature) -> bytes:
-    """Flatbuffer of one signature whose weights are inputs; a few hundred kilobytes whatever the model's size."""
+    """Flatbuffer of one signature whose weights are inputs; a few hundred kilobytes whatever the model's size.
+
+    Each kind of part is traced once, and the graph joined from the parts.
+    """
+    register_lowerings()
+    recording = record(signature)
+    kit = Kit(recording)
+    model = parse(to_flatbuffer(signature.name, kit, kit.samples()))
+    return pack(join(model, recording, signature.name, given_names(signature)))
+
+
+def given_names(signature: Signature) -> list[str]:
+    """Names of the inputs of a traced graph: its weights, then what the signature takes."""
+    weights = (f"{WEIGHT_PREFIX}{weight.name}" for weight in signature.weights)
+    return [*weights, *(f"{INPUT_PREFIX}{name}" for name in signature.inputs)]
+
+
+def register_lowerings() -> None:
+    """Tell the converter how to write this project's own operators; to be called before tracing."""
+    norm.register_lowering()
+    windowed.register_lowering()
+
+
+def to_flatbuffer(name: str, module: torch.nn.Module, samples: dict[str, Tensors]) -> bytes:
+    """What the converter makes of `module`, run on `samples`; the entries of an argument `a` become inputs `a_*`."""
     import litert_torch  # Seconds of import time, paid by the worker alone.
 
-    register_lowering()
-
-    # Never written or read, so these cost no memory however large they are.
-    weights = {
-        weight.name: torch.empty(weight.shape, dtype=torch.int32 if weight.role is Role.INDEX else torch.float32)
-        for weight in signature.weights
-    }
-    inputs = {name: torch.zeros(spec.shape, dtype=spec.dtype) for name, spec in signature.inputs.items()}
-    entry = _Entry(signature).eval()
-    converter = litert_torch.signature(signature.name, entry, sample_kwargs={"weights": weights, "inputs": inputs})
-    model: Any = converter.convert()
+    model: Any = litert_torch.signature(name, module.eval(), sample_kwargs=samples).convert()
     return model.model_content()
 
 
 def main() -> None:
     source, folder = Path(sys.argv[1]), Path(sys.argv[2])
+    import litert_torch  # noqa: F401
+
+    # Torch and the converter make millions of objects that stay; to look through them again and again for garbage
+    # takes a tenth of the time.
+    gc.freeze()
+    gc.disable()
     for signature in pickle.loads(source.read_bytes()):
+        if not _claim(folder / f"{signature.name}.claim"):
+            continue
         content = trace(signature)
+        gc.collect()
         written = folder / f"{signature.name}.part"
         try:
             written.write_bytes(content)
@@ -63,6 +80,18 @@ def main() -> None:
             print(f"{written}: {error.strerror}", file=sys.stderr)
             sys.exit(CANNOT_WRITE)
         os.replace(written, folder / f"{signature.name}.tflite")
+
+
+def _claim(path: Path) -> bool:
+    """Is this the first of the workers to ask for what `path` stands for?"""
+    try:
+        path.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        print(f"{path}: {error.strerror}", file=sys.stderr)
+        sys.exit(CANNOT_WRITE)
+    return True
 
 
 if __name__ == "__main__":

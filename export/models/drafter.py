@@ -14,7 +14,9 @@ from torch.nn import functional as F
 from ..checkpoint.config import DrafterConfig, TargetConfig
 from .clustered_head import clustered_logits, dense_logits
 from .kv_cache import KVSignature, drafter_source
-from .layers import Weights, begin_step, decoder_layer, rms_norm
+from .layers import Weights, add_attention, add_mlp, begin_step
+from .norm import rms_norm
+from .pieces import Pieces
 from .target import Caches
 
 
@@ -34,6 +36,7 @@ class DrafterModel:
         mask: torch.Tensor,
         param_tensor: torch.Tensor,
         caches: Caches,
+        pieces: Pieces,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits of the next token, and the activations that the next draft step takes.
 
@@ -48,18 +51,32 @@ class DrafterModel:
             mask: float32 `[1, 1, 1, L]`, 0 where the query attends.
             param_tensor: int32 `[1, 1, 1, 7]`.
             caches: the tensors of `kv.drafter`.
+            pieces: what runs the parts of the step.
 
         Returns:
             Logits float32 `[1, 1, V]` and projected activations float32 `[1, 1, D]`.
         """
         config = self.config
         by_layer = {cache.layer: (caches[cache.key_name], caches[cache.value_name]) for cache in self.kv.drafter}
-        step = begin_step(config, weights, input_pos, mask, param_tensor)
-        x = F.linear(activations, weights["pre_projection.weight"])
+        step = pieces.once(begin_step, config, weights, input_pos, mask, param_tensor)
+        x = pieces.once(_layers_input, config, weights, activations)
         for layer in range(config.layers):
-            x = decoder_layer(config, weights, layer, x, step, by_layer[drafter_source(self.target, config, layer)])
-        hidden = rms_norm(x, weights["norm.weight"], config.rms_norm_eps)
-        projected = F.linear(hidden, weights["post_projection.weight"])
-        if config.clusters is None:
-            return dense_logits(config, weights, hidden), projected
-        return clustered_logits(config, weights, hidden), projected
+            kind, cache = config.layer_types[layer], by_layer[drafter_source(self.target, config, layer)]
+            x = pieces.layer(add_attention, kind, config, weights, layer, x, step, cache)
+            x = pieces.layer(add_mlp, None, config, weights, layer, x)
+        return pieces.once(_logits, config, weights, x)
+
+
+def _layers_input(config: DrafterConfig, weights: Weights, activations: torch.Tensor) -> torch.Tensor:
+    """Residual stream `[1, 1, H]` before the first layer."""
+    del config
+    return F.linear(activations, weights["pre_projection.weight"])
+
+
+def _logits(config: DrafterConfig, weights: Weights, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits `[1, 1, V]` and projected activations `[1, 1, D]` of the residual stream after the last layer."""
+    hidden = rms_norm(x, weights["norm.weight"], config.rms_norm_eps)
+    projected = F.linear(hidden, weights["post_projection.weight"])
+    if config.clusters is None:
+        return dense_logits(config, weights, hidden), projected
+    return clustered_logits(config, weights, hidden), projected

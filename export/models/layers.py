@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -16,22 +15,10 @@ from torch.nn import functional as F
 from ..checkpoint.config import DecoderConfig, LayerType
 from ..checkpoint.weights import ROPE_TABLES
 from .cache_ops import cache_update, masked_scores, query_key_product, weight_value_product, window_mask
+from .norm import rms_norm
 from .windowed import Window
 
 Weights = Mapping[str, torch.Tensor]
-
-
-def rms_norm(x: torch.Tensor, weight: torch.Tensor | None, eps: float) -> torch.Tensor:
-    """Gemma4RMSNorm: `x * (mean(x^2) + eps)^-1/2 * weight` over the last axis.
-
-    A composite, for which LiteRT's GPU backend has a kernel: written out, the square of an `x` of 256 or more overflows
-    where it computes in float16.
-    """
-    from litert_torch.hlfb import StableHLOCompositeBuilder
-
-    builder: Any = StableHLOCompositeBuilder(name="odml.rms_norm", attr={"epsilon": eps})
-    x, scale = builder.mark_inputs(x, torch.ones(x.shape[-1]) if weight is None else weight)
-    return builder.mark_outputs(x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * scale)
 
 
 def rotate(x: torch.Tensor, rope: torch.Tensor) -> torch.Tensor:
@@ -135,22 +122,32 @@ def attention_input(config: DecoderConfig, weights: Weights, layer: int, x: torc
     return rms_norm(x, weights[f"layers.{layer}.input_layernorm.weight"], config.rms_norm_eps)
 
 
-def decoder_layer(
+def add_attention(
     config: DecoderConfig,
     weights: Weights,
     layer: int,
     x: torch.Tensor,
     step: Step,
     cache: tuple[torch.Tensor, torch.Tensor],
+) -> torch.Tensor:
+    """First half of a layer: to the residual stream `x` `[1, T, D]` what it reads from `cache` is added, which already
+    holds this step's rows."""
+    attended = attend(config, weights, layer, attention_input(config, weights, layer, x), step, cache)
+    return x + rms_norm(attended, weights[f"layers.{layer}.post_attention_layernorm.weight"], config.rms_norm_eps)
+
+
+def add_mlp(
+    config: DecoderConfig,
+    weights: Weights,
+    layer: int,
+    x: torch.Tensor,
     per_layer_input: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """One layer on the residual stream `x` `[1, T, D]`, reading a `cache` that already holds this step's rows.
+    """Second half of a layer, on the residual stream `x` `[1, T, D]`: MLP, per-layer input, the layer's scalar.
 
     `per_layer_input` is `[1, T, ple_dim]`, absent in the drafter.
     """
     prefix, eps = f"layers.{layer}.", config.rms_norm_eps
-    attended = attend(config, weights, layer, attention_input(config, weights, layer, x), step, cache)
-    x = x + rms_norm(attended, weights[prefix + "post_attention_layernorm.weight"], eps)
     mixed = gated_mlp(weights, layer, rms_norm(x, weights[prefix + "pre_feedforward_layernorm.weight"], eps))
     x = x + rms_norm(mixed, weights[prefix + "post_feedforward_layernorm.weight"], eps)
     if per_layer_input is not None:

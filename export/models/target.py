@@ -14,7 +14,9 @@ from torch.nn import functional as F
 from ..checkpoint.config import TargetConfig
 from ..checkpoint.weights import head_name
 from .kv_cache import KVSignature, LayerCache
-from .layers import Step, Weights, attention_input, begin_step, decoder_layer, rms_norm, write_kv
+from .layers import Step, Weights, add_attention, add_mlp, attention_input, begin_step, write_kv
+from .norm import rms_norm
+from .pieces import Pieces
 
 Caches = dict[str, torch.Tensor]
 
@@ -35,6 +37,7 @@ class TargetModel:
         mask: torch.Tensor,
         param_tensor: torch.Tensor,
         caches: Caches,
+        pieces: Pieces,
     ) -> Caches:
         """The caches after T more tokens.
 
@@ -49,14 +52,16 @@ class TargetModel:
             mask: float32 `[1, 1, T, L]`, 0 where a query attends.
             param_tensor: int32 `[1, 1, 1, 7]`.
             caches: all tensors of `kv`.
+            pieces: what runs the parts of the pass.
         """
-        step = begin_step(self.config, weights, input_pos, mask, param_tensor)
-        per_layer_inputs = self._per_layer_inputs(weights, embeddings, per_layer_embeddings)
-        caches, x = dict(caches), embeddings
+        step, per_layer_inputs, caches = self._begin(
+            weights, embeddings, per_layer_embeddings, input_pos, mask, param_tensor, caches, pieces
+        )
+        x = embeddings
         for cache in self.kv.target:
-            new = self._write(weights, cache, x, step, caches)
+            new = self._write(weights, cache, x, step, caches, pieces)
             if cache is not self.kv.target[-1]:
-                x = decoder_layer(self.config, weights, cache.layer, x, step, new, per_layer_inputs[:, :, cache.layer])
+                x = self._layer(weights, cache.layer, x, step, new, per_layer_inputs, pieces)
         return caches
 
     def decode(
@@ -68,6 +73,7 @@ class TargetModel:
         mask: torch.Tensor,
         param_tensor: torch.Tensor,
         caches: Caches,
+        pieces: Pieces,
     ) -> tuple[torch.Tensor, torch.Tensor, Caches]:
         """Logits, activations and caches after T more tokens; decode has T = 1, verify draft tokens + 1.
 
@@ -77,37 +83,86 @@ class TargetModel:
             Logits float32 `[1, T, V]`; the state after the final norm, float32 `[1, T, D]`, which the drafter takes;
             and the updated caches.
         """
-        step = begin_step(self.config, weights, input_pos, mask, param_tensor)
-        per_layer_inputs = self._per_layer_inputs(weights, embeddings, per_layer_embeddings)
-        caches, x = dict(caches), embeddings
+        step, per_layer_inputs, caches = self._begin(
+            weights, embeddings, per_layer_embeddings, input_pos, mask, param_tensor, caches, pieces
+        )
+        x = embeddings
         for layer in range(self.config.layers):
             cache = self.kv.target[self.config.kv_source(layer)]
             if cache.layer == layer:
-                self._write(weights, cache, x, step, caches)
+                self._write(weights, cache, x, step, caches, pieces)
             read = caches[cache.key_name], caches[cache.value_name]
-            x = decoder_layer(self.config, weights, layer, x, step, read, per_layer_inputs[:, :, layer])
-        activations = rms_norm(x, weights["norm.weight"], self.config.rms_norm_eps)
-        logits = F.linear(activations, weights[head_name(self.config)])
-        if (cap := self.config.final_logit_softcapping) is not None:
-            logits = torch.tanh(logits / cap) * cap
-        return logits, activations, caches
+            x = self._layer(weights, layer, x, step, read, per_layer_inputs, pieces)
+        return *pieces.once(_logits, self.config, weights, x), caches
+
+    def _begin(
+        self,
+        weights: Weights,
+        embeddings: torch.Tensor,
+        per_layer_embeddings: torch.Tensor,
+        input_pos: torch.Tensor,
+        mask: torch.Tensor,
+        param_tensor: torch.Tensor,
+        caches: Caches,
+        pieces: Pieces,
+    ) -> tuple[Step, torch.Tensor, Caches]:
+        """What all layers share, their own inputs `[1, T, layers, ple_dim]`, and a dict of the caches to be changed."""
+        step = pieces.once(begin_step, self.config, weights, input_pos, mask, param_tensor)
+        per_layer_inputs = pieces.once(_per_layer_inputs, self.config, weights, embeddings, per_layer_embeddings)
+        return step, per_layer_inputs, dict(caches)
 
     def _write(
-        self, weights: Weights, cache: LayerCache, x: torch.Tensor, step: Step, caches: Caches
+        self, weights: Weights, cache: LayerCache, x: torch.Tensor, step: Step, caches: Caches, pieces: Pieces
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write this step's rows of one layer, put the updated tensors into `caches` and return them."""
-        x = attention_input(self.config, weights, cache.layer, x)
-        old = caches[cache.key_name], caches[cache.value_name]
-        new = write_kv(self.config, weights, cache.layer, x, step, old)
+        old, kind = (caches[cache.key_name], caches[cache.value_name]), self.config.layer_types[cache.layer]
+        new = pieces.layer(_write_rows, kind, self.config, weights, cache.layer, x, step, old)
         caches[cache.key_name], caches[cache.value_name] = new
         return new
 
-    def _per_layer_inputs(
-        self, weights: Weights, embeddings: torch.Tensor, per_layer_embeddings: torch.Tensor
+    def _layer(
+        self,
+        weights: Weights,
+        layer: int,
+        x: torch.Tensor,
+        step: Step,
+        cache: tuple[torch.Tensor, torch.Tensor],
+        per_layer_inputs: torch.Tensor,
+        pieces: Pieces,
     ) -> torch.Tensor:
-        """Per-layer inputs `[1, T, layers, ple_dim]`: token identity and context projection, averaged by energy."""
+        """The residual stream `x` `[1, T, D]` after `layer`, which reads `cache`."""
         config = self.config
-        projected = F.linear(embeddings, weights["per_layer_model_projection.weight"]) * config.hidden_size**-0.5
-        projected = projected.view(1, -1, config.layers, config.ple_dim)
-        projected = rms_norm(projected, weights["per_layer_projection_norm.weight"], config.rms_norm_eps)
-        return (projected + per_layer_embeddings) * 2.0**-0.5
+        per_layer_input = pieces.of_layer(per_layer_inputs, layer)
+        x = pieces.layer(add_attention, config.layer_types[layer], config, weights, layer, x, step, cache)
+        return pieces.layer(add_mlp, None, config, weights, layer, x, per_layer_input)
+
+
+def _per_layer_inputs(
+    config: TargetConfig, weights: Weights, embeddings: torch.Tensor, per_layer_embeddings: torch.Tensor
+) -> torch.Tensor:
+    """Per-layer inputs `[1, T, layers, ple_dim]`: token identity and context projection, averaged by energy."""
+    projected = F.linear(embeddings, weights["per_layer_model_projection.weight"]) * config.hidden_size**-0.5
+    projected = projected.view(1, -1, config.layers, config.ple_dim)
+    projected = rms_norm(projected, weights["per_layer_projection_norm.weight"], config.rms_norm_eps)
+    return (projected + per_layer_embeddings) * 2.0**-0.5
+
+
+def _write_rows(
+    config: TargetConfig,
+    weights: Weights,
+    layer: int,
+    x: torch.Tensor,
+    step: Step,
+    cache: tuple[torch.Tensor, torch.Tensor],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`cache` with this step's rows of `layer`, made of the residual stream `x` `[1, T, D]`."""
+    return write_kv(config, weights, layer, attention_input(config, weights, layer, x), step, cache)
+
+
+def _logits(config: TargetConfig, weights: Weights, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits `[1, T, V]` and activations `[1, T, D]` of the residual stream `x` `[1, T, D]` after the last layer."""
+    activations = rms_norm(x, weights["norm.weight"], config.rms_norm_eps)
+    logits = F.linear(activations, weights[head_name(config)])
+    if (cap := config.final_logit_softcapping) is not None:
+        logits = torch.tanh(logits / cap) * cap
+    return logits, activations

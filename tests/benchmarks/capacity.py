@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 
 from gemma_mtp.export.checkpoint.config import read_drafter_config, read_target_config
+from gemma_mtp.export.checkpoint.values import Part
 from gemma_mtp.export.checkpoint.weights import INVERSE_ORDERING, Weight
 from gemma_mtp.export.demo import SMALL_PAIR
-from gemma_mtp.export.graphs.bind import bind
+from gemma_mtp.export.graphs.bind import bind, write_model
 from gemma_mtp.export.graphs.blocks import loop_over_blocks
 from gemma_mtp.export.graphs.convert import convert
 from gemma_mtp.export.graphs.signatures import Signature, drafter_signature, target_signatures
@@ -55,15 +56,29 @@ def signatures(slots: int, layers: int) -> tuple[list[Signature], Signature]:
     )
 
 
-def made_up(weight: Weight) -> Iterator[np.ndarray]:
+def made_up(weight: Weight) -> Iterator[Part]:
     """Rows that repeat, so that gigabytes cost no time to make."""
     rows, row = weight.shape[0], weight.shape[1:]
     if weight.name == INVERSE_ORDERING:
-        yield np.arange(rows, dtype=np.int32)
+        yield lambda: iter([np.arange(rows, dtype=np.int32)])
         return
     block = np.random.default_rng(0).normal(0, 0.02, (min(rows, 256), *row)).astype(np.float32)
     for first in range(0, rows, len(block)):
-        yield block[: rows - first]
+        yield lambda first=first: iter([block[: rows - first]])
+
+
+def write_file(skeleton: Any, weights: dict[str, Weight], path: Path) -> None:
+    """A .tflite file of `skeleton` with int8 weights that are made up."""
+    stored = {name: storage("int8" if weight.role in CHOSEN else "fp32") for name, weight in weights.items()}
+    bound = bind(skeleton, weights, stored)
+    with path.open("w+b") as file:
+
+        def put(at: int, content: Any) -> None:
+            file.seek(at)
+            file.write(content)
+
+        write_model(bound, made_up, put)
+        file.truncate(bound.size)
 
 
 def inputs_of(graph: Graph, slots: int, filled: int, drafter: bool) -> Inputs:
@@ -97,8 +112,7 @@ def build(slots: int, layers: int, folder: Path, cache: Path | None) -> dict[str
             weights = {weight.name: weight for entry in entries for weight in entry.weights}
             skeleton = merge([traced[entry.name] for entry in entries])
             loop_over_blocks(skeleton, WINDOW)
-            stored = {name: storage("int8" if weight.role in CHOSEN else "fp32") for name, weight in weights.items()}
-            bind(skeleton, weights, stored, made_up, paths[name])
+            write_file(skeleton, weights, paths[name])
     return paths
 
 

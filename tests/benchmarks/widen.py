@@ -11,6 +11,7 @@ How (h, d, p: small hidden, head and per-layer input sizes; H, D, P: wide ones):
   a norm) divide by that factor.
 - RoPE pair i of a head, dimensions i and i + d / 2, becomes pair i * D / d, which has the same frequency; q_norm and
   k_norm divide by sqrt(D / d). Values grow by that factor, and per-layer inputs by sqrt(P / p): both end in a norm.
+- Where there are more kv heads, each small one is there several times, and its queries are shared out among the copies.
 - Matrices are scaled by powers of two only, near the factors above, so that epsilon weighs in each norm as it did (at
   most twice or half as much). They stay exact in bfloat16; whatever does not is stored in float32.
 - Added layers are zero, and so add nothing. Unused tokens and clusters copy rows that never win (fillers.py). A small
@@ -23,7 +24,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -48,6 +49,7 @@ from .widths import (
     wide_target_json,
 )
 
+_KEYS_AND_VALUES = ("self_attn.k_proj.weight", "self_attn.v_proj.weight")
 # Axes and factor of a tensor.
 Rule = tuple[tuple[Axis, ...], float]
 
@@ -160,13 +162,15 @@ def _head(checkpoint: Checkpoint, small: DrafterConfig, wide: DrafterConfig, fil
 def _layers(checkpoint: Checkpoint, small: DecoderConfig, wide: DecoderConfig) -> Iterator[WideTensor]:
     """All layers of a decoder."""
     for place, layer in enumerate(layer_sources(small, wide)):
-        prefix = f"{checkpoint.prefix}layers.{place}."
+        prefix, kind = f"{checkpoint.prefix}layers.{place}.", wide.layer_types[place]
         for name, (axes, factor) in _layer_rules(small, wide, place, layer).items():
             if layer is None:
                 zero = torch.zeros([0] * len(axes), dtype=torch.bfloat16)
                 yield WideTensor(prefix + name, zero, tuple(Axis.padded(0, axis.size) for axis in axes))
             else:
                 values = checkpoint.read(f"layers.{layer}.{name}") * factor
+                if name in _KEYS_AND_VALUES:
+                    values = _copied(values, small.attention_of(kind).head_dim, wide.attention(place).kv_heads)
                 yield WideTensor(prefix + name, _stored(values), axes)
         scalar = torch.ones(1) if layer is None else checkpoint.read(f"layers.{layer}.layer_scalar")
         yield WideTensor(f"{prefix}layer_scalar", _stored(scalar), (Axis.padded(1, 1),))
@@ -178,8 +182,8 @@ def _layer_rules(small: DecoderConfig, wide: DecoderConfig, place: int, layer: i
     theirs = small.attention_of(wide.layer_types[place])
     hidden = Axis.padded(small.hidden_size, wide.hidden_size)
     head = _head_axis(theirs, attention)
-    queries = _heads_axis(head, (small.query_heads, wide.query_heads), attention.kv_heads)
-    keys = _heads_axis(head, (attention.kv_heads, attention.kv_heads), attention.kv_heads)
+    queries = _queries_axis(head, small, wide, theirs.kv_heads, attention.kv_heads)
+    keys = _heads_axis(head, range(attention.kv_heads), attention.kv_heads)
     mlp = Axis.padded(small.mlp_width(layer) if layer is not None else 0, wide.mlp_width(place))
     stream = _growth(small.hidden_size, wide.hidden_size)
     values = _growth(theirs.head_dim, attention.head_dim)
@@ -217,11 +221,24 @@ def _head_axis(small: AttentionConfig, wide: AttentionConfig) -> Axis:
     return Axis(wide.head_dim, torch.cat((pairs, pairs + wide.head_dim // 2)))
 
 
-def _heads_axis(head: Axis, heads: tuple[int, int], kv_heads: int) -> Axis:
-    """All heads, small and wide number, one behind the other; each stays with its kv head."""
-    group, wide_group = heads[0] // kv_heads, heads[1] // kv_heads
-    places = [kv * wide_group + member for kv in range(kv_heads) for member in range(group)]
-    return Axis(heads[1] * head.size, torch.cat([place * head.size + head.places for place in places]))
+def _queries_axis(head: Axis, small: DecoderConfig, wide: DecoderConfig, kv_heads: int, wide_kv_heads: int) -> Axis:
+    """All query heads: each stays with its kv head, or with a copy of it."""
+    copies = wide_kv_heads // kv_heads
+    group, wide_group = small.query_heads // kv_heads, wide.query_heads // wide_kv_heads
+    # The wide groups of a kv head's copies lie side by side, so its queries fill one after the other.
+    places = [kv * copies * wide_group + member for kv in range(kv_heads) for member in range(group)]
+    return _heads_axis(head, places, wide.query_heads)
+
+
+def _heads_axis(head: Axis, places: Sequence[int], count: int) -> Axis:
+    """`count` heads, one behind the other, of which the small ones take `places`."""
+    return Axis(count * head.size, torch.cat([place * head.size + head.places for place in places]))
+
+
+def _copied(values: torch.Tensor, head_dim: int, kv_heads: int) -> torch.Tensor:
+    """Rows of keys or values with each head as often, side by side, as it takes to have `kv_heads`."""
+    heads = values.view(-1, head_dim, values.shape[1])
+    return heads.repeat_interleave(kv_heads // len(heads), dim=0).reshape(-1, values.shape[1])
 
 
 def _growth(small: int, wide: int) -> float:

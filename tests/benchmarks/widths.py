@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gemma_mtp.export.checkpoint.config import LAYER_TYPES, DecoderConfig, DrafterConfig, TargetConfig
@@ -15,7 +15,8 @@ from gemma_mtp.runtime.errors import UserError
 class Widths:
     """Sizes of target and drafter; the defaults are those of gemma-4-E2B-it and its assistant.
 
-    `mlp` is the MLP's width in KV-producing layers; KV-sharing ones have twice as much where the small target's do.
+    `mlp` is the MLP's width in KV-producing layers; KV-sharing ones have twice as much where `double_wide_mlp` is 1.
+    Of more `kv_heads` than the small pair has, several are the same.
     The sliding window is none of them: it decides what is computed, so it stays.
     """
 
@@ -24,7 +25,9 @@ class Widths:
     layers: int = 35
     kv_shared_layers: int = 20
     sliding_per_full: int = 4
+    double_wide_mlp: int = 1
     query_heads: int = 8
+    kv_heads: int = 1
     head_dim: int = 256
     global_head_dim: int = 512
     ple: int = 256
@@ -38,6 +41,7 @@ class Widths:
 
 
 E2B = Widths()
+E4B = Widths(hidden=2560, mlp=10240, layers=42, kv_shared_layers=18, sliding_per_full=5, double_wide_mlp=0, kv_heads=2)
 # Every part grows, but for the drafter's heads, so that tests see each rule at work in seconds; factors are no powers
 # of two where rules differ for those.
 MODERATE = Widths(
@@ -56,6 +60,10 @@ MODERATE = Widths(
     centroids=512,
     top_k=32,
 )
+# The same with what is E4B's own: its pattern of layers, two kv heads, one width of MLP.
+MODERATE_E4B = replace(
+    MODERATE, mlp=768, layers=24, kv_shared_layers=12, sliding_per_full=5, double_wide_mlp=0, kv_heads=2
+)
 
 
 def wide_target_json(small: Mapping[str, Any], widths: Widths) -> dict[str, Any]:
@@ -72,6 +80,7 @@ def wide_target_json(small: Mapping[str, Any], widths: Widths) -> dict[str, Any]
         "num_attention_heads": widths.query_heads,
         "num_hidden_layers": widths.layers,
         "num_kv_shared_layers": widths.kv_shared_layers,
+        "use_double_wide_mlp": bool(widths.double_wide_mlp),
         "vocab_size_per_layer_input": widths.vocab,
     }
     return {**small, "text_config": text}
@@ -102,6 +111,7 @@ def _common_text(small: Mapping[str, Any], widths: Widths) -> dict[str, Any]:
         "global_head_dim": widths.global_head_dim,
         "head_dim": widths.head_dim,
         "max_position_embeddings": widths.max_positions,
+        "num_key_value_heads": widths.kv_heads,
         "vocab_size": widths.vocab,
     }
 
@@ -181,6 +191,8 @@ def _check_decoder(small: DecoderConfig, wide: DecoderConfig, where: str) -> Non
                 f"{where}: head size {own.head_dim} of {layer_type}, expected a multiple of {theirs.head_dim}"
                 " with the same share of rotated pairs"
             )
+        if own.kv_heads % theirs.kv_heads:
+            raise UserError(f"{where}: {own.kv_heads} kv heads, expected a multiple of {theirs.kv_heads}")
 
 
 def _at_least(where: str, name: str, found: int, least: int) -> None:

@@ -11,21 +11,20 @@ import numpy as np
 import pytest
 import torch
 from ai_edge_litert.interpreter import Interpreter
-from litert_lm_builder import litertlm_peek
+from litert_lm_builder import litertlm_builder, litertlm_peek
 
 from gemma_mtp.export.checkpoint.pair import open_pair
 from gemma_mtp.export.models.kv_cache import check_shared
 from gemma_mtp.export.options import resolve_options
 from gemma_mtp.export.pipeline import export
 from gemma_mtp.export.progress import Reporter
+from gemma_mtp.runtime.bundle.container import BundleFile
 from gemma_mtp.runtime.bundle.inspection import inspect_bundle
 from gemma_mtp.runtime.errors import UserError
-from tests.conftest import CONTEXT, DRAFT_TOKENS, DRAFTER, PREFILL, TARGET, Exports
+from tests.conftest import CONTEXT, DRAFT_TOKENS, DRAFTER, PREFILL, TARGET, BundleOf, Exports
 
-FILES = {
-    "model.litertlm", "manifest.json", "prefill_decode.tflite", "embedder.tflite", "per_layer_embedder.tflite",
-    "mtp_drafter.tflite",
-}  # fmt: skip
+ALONE = {"model.litertlm", "manifest.json"}
+FILES = {*ALONE, "prefill_decode.tflite", "embedder.tflite", "per_layer_embedder.tflite", "mtp_drafter.tflite"}
 
 
 def sha256(path: Path) -> str:
@@ -51,8 +50,54 @@ def test_two_exports_are_byte_identical(exports: Exports, small_int8: Path, tmp_
     )
     reporter = Reporter(None, quiet=True)
     export(pair, options, tmp_path / "again", reporter, skeleton_cache=exports.skeletons)
-    for name in FILES:
-        assert (tmp_path / "again" / name).read_bytes() == (small_int8 / name).read_bytes(), name
+    # Nobody has asked for the .tflite files this time.
+    assert {path.name for path in (tmp_path / "again").iterdir()} == ALONE
+    assert (tmp_path / "again" / "model.litertlm").read_bytes() == (small_int8 / "model.litertlm").read_bytes()
+    first, second = (json.loads((folder / "manifest.json").read_text()) for folder in (small_int8, tmp_path / "again"))
+    assert first["files"].keys() == FILES - {"manifest.json"}
+    first["files"] = {"model.litertlm": first["files"]["model.litertlm"]}
+    assert first == second
+
+
+@pytest.mark.parametrize("bundle", ["small_fp32", "small_int8"])
+def test_container_is_the_builders_of_whole_files(bundle: str, bundle_of: BundleOf, tmp_path: Path) -> None:
+    """LiteRT-LM's own builder, given finished files, writes the same bytes but for identity and time."""
+    folder = bundle_of(bundle)
+    whole = rebuilt(folder, tmp_path)
+    ours, theirs = BundleFile(folder / "model.litertlm"), BundleFile(whole)
+    begin = min(section.begin for section in ours.sections)
+    expected = bytearray(whole.read_bytes())
+    for key in ("uuid", "creation_timestamp"):
+        old, new = (bundle.system_metadata[key].encode() for bundle in (theirs, ours))
+        expected[:begin] = expected[:begin].replace(old, new)
+    assert (folder / "model.litertlm").read_bytes() == bytes(expected)
+
+
+def rebuilt(folder: Path, work: Path) -> Path:
+    """The bundle of an export, packed again from its .tflite files by LiteRT-LM's builder."""
+    bundle, builder = BundleFile(folder / "model.litertlm"), litertlm_builder.LitertLmFileBuilder()
+    for key, value in bundle.system_metadata.items():
+        if key not in ("uuid", "creation_timestamp"):  # The builder writes its own.
+            builder.add_system_metadata(litertlm_builder.Metadata(key, value, litertlm_builder.DType.STRING))
+    for section in bundle.sections:
+        file = work / f"{section.name}.bin"
+        if section.model_type:
+            kind = litertlm_builder.TfLiteModelType[section.model_type.upper()]
+            builder.add_tflite_model(str(folder / f"{section.model_type}.tflite"), kind)
+        elif section.kind == "HF_Tokenizer_Zlib":
+            builder.add_hf_tokenizer(str(TARGET / "tokenizer.json"))
+        else:
+            file.write_bytes(bundle.content(section))
+            add = {"LlmMetadataProto": builder.add_llm_metadata, "ExecutorMetadataProto": builder.add_executor_metadata}
+            add[section.kind](str(file))
+    with (work / "whole.litertlm").open("w+b") as stream:
+        builder.build(stream)
+    return work / "whole.litertlm"
+
+
+def test_identity_follows_from_the_contents(small_fp32: Path, small_int8: Path) -> None:
+    ids = {BundleFile(folder / "model.litertlm").system_metadata["uuid"] for folder in (small_fp32, small_int8)}
+    assert len(ids) == 2
 
 
 def test_tracing_is_reproducible(small_fp32: Path, tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
+import re
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from rich.console import Console
 
 from gemma_mtp.export.cli.main import cli
 from gemma_mtp.export.cli.tables.export import next_commands, print_export_summary
+from gemma_mtp.export.progress import Expected, Reporter
 from gemma_mtp.runtime.bundle.inspection import inspect_bundle
 from tests.conftest import CONTEXT, DRAFTER, PREFILL, TARGET, Exports
 
@@ -33,7 +36,13 @@ def test_export_says_what_it_does_and_prints_the_bundle(
     assert output.strip() == str(tmp_path / "out" / "model.litertlm")
     for said in ("16 of 128 clusters", f"{CONTEXT} tokens", "8, 32", "Tracing graphs", "Writing mtp_drafter: done"):
         assert said in error
-    summary = error[error.index("Packing the bundle: done") :]
+    summary = error[error.index("Hashing the bundle: done") :]
+    for row in (
+        r"Writing embedder +│ \d+\.\d s",
+        r"in all +│ \d+\.\d s",
+        r"peak memory +│ \d+\.\d+ [MG]B, the largest",
+    ):
+        assert re.search(row, summary), row
     for said in ("prefill_decode", "float32", "tokenizer", "whole bundle", "MB", '1 "<eos>"', '5 "<turn|>"'):
         assert said in summary
     for verb in ("inspect", "generate", "benchmark"):
@@ -190,3 +199,20 @@ def test_no_arguments_print_the_help(run) -> None:
     code, _, error = run()
     assert code == 2
     assert "Commands:\n" in error
+
+
+def test_lines_say_bytes_and_time_left_of_all_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    console, clock = Console(file=io.StringIO(), force_terminal=False), itertools.count()
+    monkeypatch.setattr("time.monotonic", lambda: 6.0 * next(clock))
+    reporter = Reporter(console)
+    reporter.expect([Expected("Writing", 4e9, 1e-9), Expected("Hashing", 2e9, 1e-8)])
+    with reporter.stage("Writing", 4e9, in_bytes=True) as advance:
+        for _ in range(4):
+            advance(1e9, "")
+    told = console.file.getvalue().splitlines()
+    assert told[0] == "Writing ..."
+    # 20 s of hashing are to come, whatever writing turns out to take.
+    lefts = [int(found[1]) for line in told if (found := re.search(r" of 4.00 GB, about (\d+) s left", line))]
+    assert lefts[-1] == 20
+    assert lefts == sorted(lefts, reverse=True)
+    assert reporter.seconds.keys() == {"Writing"}

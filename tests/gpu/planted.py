@@ -47,11 +47,13 @@ def no_param_tensor(exports: Exports, patch: pytest.MonkeyPatch) -> Path:
     """`verify` and the drafter make their parameters from the positions instead of taking them."""
 
     def change(signature: Signature) -> Signature:
-        def function(weights: Weights, inputs: Tensors) -> Tensors:
-            positions = inputs["input_pos"]
+        def parameters(config: None, weights: Weights, positions: torch.Tensor) -> torch.Tensor:
             first, end = positions[:1], positions[-1:] + 1
-            parameters = torch.cat((first, end, end, torch.zeros(4, dtype=torch.int32))).reshape(1, 1, 1, 7)
-            return signature.function(weights, {**inputs, "param_tensor": parameters})
+            return torch.cat((first, end, end, torch.zeros(4, dtype=torch.int32))).reshape(1, 1, 1, 7)
+
+        def function(weights: Weights, inputs: Tensors, pieces: Any) -> Tensors:
+            made = pieces.once(parameters, None, weights, inputs["input_pos"])
+            return signature.function(weights, {**inputs, "param_tensor": made}, pieces)
 
         kept = {name: spec for name, spec in signature.inputs.items() if name != "param_tensor"}
         return replace(signature, function=function, inputs=kept)
@@ -86,9 +88,13 @@ def blind_drafter(exports: Exports, patch: pytest.MonkeyPatch) -> Path:
     """The drafter reads its caches as zeros."""
 
     def change(signature: Signature) -> Signature:
-        def function(weights: Weights, inputs: Tensors) -> Tensors:
-            blank = {name: tensor * 0 for name, tensor in inputs.items() if name.startswith("kv_cache_")}
-            return signature.function(weights, {**inputs, **blank})
+        def zeros(config: None, weights: Weights, cache: torch.Tensor) -> torch.Tensor:
+            return cache * 0
+
+        def function(weights: Weights, inputs: Tensors, pieces: Any) -> Tensors:
+            caches = {name: tensor for name, tensor in inputs.items() if name.startswith("kv_cache_")}
+            blank = {name: pieces.once(zeros, None, weights, tensor) for name, tensor in caches.items()}
+            return signature.function(weights, {**inputs, **blank}, pieces)
 
         return replace(signature, function=function)
 

@@ -15,8 +15,8 @@ from gemma_mtp.runtime.stock import StockRuntimeError, run_stock
 from tests.conftest import DRAFTER, TARGET, Exports
 from tests.gpu import planted
 from tests.gpu.conftest import MAX_TOKENS, NEAR_THE_END, Runs
-from tests.gpu.test_gpu import ACCEPTANCE_BOUND
 from tests.gpu.test_fp16_range import FACTOR, SCALED
+from tests.gpu.test_gpu import ACCEPTANCE_BOUND
 from tests.support.scaled import scale_weight
 
 pytestmark = [pytest.mark.gpu_slow, pytest.mark.timeout(3600)]

@@ -1,6 +1,6 @@
-"""Real exports that are ended at many moments: nothing runs on, nothing half-made is taken, the next run is clean.
+"""Real exports that are ended in each stage: nothing runs on, nothing half-made is taken, the next run is clean.
 
-Four moments here; INTERRUPTIONS=20 tries twenty.
+INTERRUPTIONS=20 goes through the stages several times, each with every signal.
 """
 
 from __future__ import annotations
@@ -22,16 +22,18 @@ from tests.conftest import Exports
 from tests.interruption.running import Run, export_arguments, unfinished
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
-MOMENTS = int(os.environ.get("INTERRUPTIONS", "4"))
-# Lines of standard error that an export writes before its summary, graphs taken from the cache.
-LINES = 30
+# Stages of an export whose graphs are in the cache, as it says that each begins.
+STAGES = (
+    *("Hashing the checkpoints", "Writing embedder", "Writing prefill_decode", "Writing mtp_drafter"),
+    *("Hashing the bundle", "Copying embedder"),
+)
+MOMENTS = int(os.environ.get("INTERRUPTIONS", len(STAGES)))
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGKILL, signal.SIGHUP)
 
 
-def moments() -> list[tuple[int, int]]:
-    """Lines of output after which to send which signal, from the first to the last line."""
-    places = [round(1 + index * (LINES - 1) / max(1, MOMENTS - 1)) for index in range(MOMENTS)]
-    return list(zip(places, itertools.cycle(SIGNALS)))
+def moments() -> list[tuple[str, int]]:
+    """Stages in which to send which signal."""
+    return list(itertools.islice(zip(itertools.cycle(STAGES), itertools.cycle(SIGNALS)), MOMENTS))
 
 
 def end_at(run: Run, number: int) -> None:
@@ -62,11 +64,11 @@ def test_exports_ended_while_they_write(small_fp32: Path, exports: Exports, tmp_
     """Each run finds what the one before it left."""
     folder, tmp = tmp_path / "runs", tmp_path / "tmp"
     folder.mkdir()
-    out, arguments = folder / "out", export_arguments(folder / "out", exports.skeletons)
-    for place, number in moments():
+    out, arguments = folder / "out", [*export_arguments(folder / "out", exports.skeletons), "--tflite-files"]
+    for stage, number in moments():
         shutil.rmtree(out, ignore_errors=True)
         run = Run(*arguments, temporary=tmp)
-        run.lines_until(place)
+        run.wait_for(f"{stage} ...")
         end_at(run, number)
         assert_nothing_half_made(out, tmp, killed=number == signal.SIGKILL)
     shutil.rmtree(out, ignore_errors=True)
@@ -106,7 +108,8 @@ def test_two_exports_into_one_folder(small_fp32: Path, exports: Exports, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("limit", "stage"), [(2_000_000, "writing prefill_decode"), (21_000_000, "packing the bundle")]
+    ("limit", "stage"),
+    [(10_000, "writing the bundle"), (1_000_000, "writing embedder"), (10_000_000, "writing prefill_decode")],
 )
 def test_full_disk_is_one_line(limit: int, stage: str, small_fp32: Path, exports: Exports, tmp_path: Path) -> None:
     """A limit on file sizes, as the kernel sets it, fails a write half way as a full disk does."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from gemma_mtp.export import checks
 from gemma_mtp.export.staging import check_output_folder, names_failure, write_output_file
 from gemma_mtp.runtime.errors import UserError
 from tests.conftest import DRAFTER, TARGET
@@ -138,6 +139,27 @@ def test_disk_without_room_is_refused_before_tracing(run, tmp_path: Path, monkey
     assert code == 2
     assert "0.00 GB are free" in error
     assert list(tmp_path.iterdir()) == []
+
+
+def test_too_little_memory_is_refused_before_tracing(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "available_memory", lambda: 10**9)
+    code, _, error = run("export", str(TARGET), str(DRAFTER), "-q", "-o", str(tmp_path / "out"))
+    assert code == 2
+    assert "takes 1.5 GB of memory, and 1.0 GB are available" in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_memory_is_what_the_control_group_still_gives(tmp_path: Path) -> None:
+    limit, statistics = tmp_path / "memory.max", tmp_path / "memory.stat"
+    statistics.write_text("anon 1000\nfile 7000\n")
+    files = str(limit), str(statistics), "anon"
+    assert checks._group_memory(files) is None
+    limit.write_text("max\n")
+    assert checks._group_memory(files) is None
+    limit.write_text("10000\n")
+    assert checks._group_memory(files) == 9000
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert 0 < (checks.available_memory() or 1) <= whole
 
 
 def test_failure_names_path_and_stage() -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
+import itertools
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,14 +17,17 @@ import pytest
 from rich.console import Console
 from safetensors import safe_open
 
+from gemma_mtp.export.checkpoint import files
 from gemma_mtp.export.checkpoint.adapted import AdaptedCheckpoint
 from gemma_mtp.export.checkpoint.files import Checkpoint
+from gemma_mtp.export.checkpoint.hub import PinnedFiles
 from gemma_mtp.export.checkpoint.pair import open_pair
 from gemma_mtp.export.options import resolve_options
 from gemma_mtp.export.pipeline import export
 from gemma_mtp.export.progress import Advance, Reporter
 from gemma_mtp.runtime.errors import UserError
 from tests.conftest import CONTEXT, DRAFTER, PREFILL, TARGET, Exports
+from tests.interruption.running import export_arguments
 
 ADAPTER = Path(__file__).parents[1] / "small_pair" / "chat_adapter"
 NORM = "norm.weight"
@@ -113,14 +119,14 @@ class _At(Reporter):
         self._title, self._act = title, act
 
     @contextlib.contextmanager
-    def stage(self, title: str, total: float, *, lines: bool = False) -> Iterator[Advance]:
+    def stage(self, title: str, total: float, *, lines: bool = False, in_bytes: bool = False) -> Iterator[Advance]:
         if title == self._title:
             self._act()
-        with super().stage(title, total, lines=lines) as advance:
+        with super().stage(title, total, lines=lines, in_bytes=in_bytes) as advance:
             yield advance
 
 
-@pytest.mark.parametrize("title", ["Tracing graphs", "Writing embedder", "Writing mtp_drafter", "Packing the bundle"])
+@pytest.mark.parametrize("title", ["Tracing graphs", "Writing embedder", "Writing mtp_drafter", "Hashing the bundle"])
 def test_weights_replaced_while_an_export_runs(
     title: str, small_fp32: Path, exports: Exports, folder: Path, tmp_path: Path
 ) -> None:
@@ -130,6 +136,33 @@ def test_weights_replaced_while_an_export_runs(
     with pytest.raises(UserError, match=r"target/model.safetensors: was changed"):
         export(pair, options, tmp_path / "out", reporter, skeleton_cache=exports.skeletons)
     assert [path.name for path in tmp_path.iterdir()] == ["target"]
+
+
+@pytest.mark.parametrize("read", [1, 20])
+def test_read_error_of_a_disk_is_one_line(
+    read: int, run, small_fp32: Path, exports: Exports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk fails at one of the tensors; what the kernel says of it is said, and nothing is left."""
+    sound, count = files._read_rows, itertools.count()
+
+    def broken(entry, rows):
+        if next(count) == read:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return sound(entry, rows)
+
+    monkeypatch.setattr(files, "_read_rows", broken)
+    code, output, error = run(*export_arguments(tmp_path / "out", exports.skeletons), "-q")
+    assert (code, output) == (2, "")
+    assert re.fullmatch(r"Error: .*/model\.safetensors: \S+ cannot be read \(Input/output error\)\n", error)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_file_that_ends_early_is_a_read_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = Checkpoint(str(folder))
+    truncate(folder / "model.safetensors")
+    monkeypatch.setattr(PinnedFiles, "check_file", lambda self, path: None)  # As if it were cut short right then.
+    with pytest.raises(UserError, match=r"cannot be read \(the file ends before it\)"):
+        _ = [checkpoint.read(name) for name in (NORM, "embed_tokens.weight")]
 
 
 def test_manifest_has_the_hash_of_every_file_that_was_read(small_fp32: Path) -> None:

@@ -16,7 +16,7 @@ from gemma_mtp.runtime.errors import UserError
 from gemma_mtp.runtime.parity.oracle.reference import draft, greedy_tokens, load_pair, speculate, target_states
 from tests.benchmarks.shards import Axis, WideTensor, write_checkpoint
 from tests.benchmarks.widen import widen
-from tests.benchmarks.widths import E2B, MODERATE, Widths, wide_target_config, wide_target_json
+from tests.benchmarks.widths import E2B, MODERATE, MODERATE_E4B, Widths, wide_target_config, wide_target_json
 from tests.conftest import DRAFTER, TARGET
 from tests.small_pair.corpus import held_out_prompts
 
@@ -52,6 +52,21 @@ def texts(small) -> list[tuple[list[int], list[int]]]:
     assert min(len(prompt) for prompt in prompts) < WINDOW < max(len(prompt) for prompt in prompts) / 2
     assert max(len(prompt) + len(tokens) for prompt, tokens in found if len(prompt) < WINDOW) > WINDOW
     return found
+
+
+def test_pair_of_e4bs_pattern_says_and_drafts_the_same(small, texts, tmp_path: Path) -> None:
+    """Two kv heads, of which one is a copy, full layers at other places, one width of MLP."""
+    widen(TARGET, DRAFTER, MODERATE_E4B, tmp_path / "pair")
+    target, drafter = load_pair(str(tmp_path / "pair" / "target"), str(tmp_path / "pair" / "drafter"))
+    assert target.config.text_config.num_key_value_heads == 2
+    prompt, tokens = texts[0]
+    assert greedy_tokens(target, prompt, NEW_TOKENS, STOP) == tokens
+    row, slot = [*prompt, *tokens], len(prompt) - 1
+    expected, found = (
+        [token for token, _, _ in draft(*pair, target_states(pair[0], row), row[slot], slot, DRAFT_TOKENS)]
+        for pair in (small, (target, drafter))
+    )
+    assert found == expected
 
 
 def test_greedy_text_is_the_small_targets(wide, texts) -> None:

@@ -11,12 +11,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ...progress import peak_memory
 from .common import draft_lengths, pairs, size, stop_tokens
 
 if TYPE_CHECKING:
     from ....runtime.bundle.inspection import Inspection
     from ...checkpoint.pair import Pair
     from ...options import ExportOptions
+    from ...progress import Reporter
 
 # Of a model's largest kind of weights, what is shown beside it.
 _COUNTS = 0.01
@@ -38,6 +40,20 @@ def options_table(pair: Pair, options: ExportOptions, out: Path) -> Table:
             ("prefill", ", ".join(map(str, options.prefill_lengths))),
             ("draft tokens", draft_lengths(options.draft_tokens, options.verify_lengths)),
             ("out", str(out)),
+        ],
+    )
+
+
+def cost_table(reporter: Reporter) -> Table:
+    """What an export took: the time of each stage, some of them side by side, and the memory."""
+    rows = [(title, f"{seconds:.1f} s") for title, seconds in reporter.seconds.items()]
+    own, children = peak_memory()
+    return pairs(
+        "Took",
+        [
+            *rows,
+            ("in all", f"{reporter.elapsed:.1f} s"),
+            ("peak memory", f"{size(own)}, the largest tracing process {size(children)} (resident, by the kernel)"),
         ],
     )
 

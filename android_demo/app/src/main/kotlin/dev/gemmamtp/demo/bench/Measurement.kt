@@ -1,0 +1,61 @@
+package dev.gemmamtp.demo.bench
+
+import com.google.ai.edge.litertlm.ExperimentalApi
+import com.google.ai.edge.litertlm.LiteRtLmJniException
+import dev.gemmamtp.demo.engine.LoadedBundle
+import dev.gemmamtp.demo.engine.Problem
+import dev.gemmamtp.demo.engine.reason
+import dev.gemmamtp.demo.engine.usedMiB
+
+/** One answer; times in seconds, [firstToken] from sending on, [tokens] as the engine counts them. */
+data class Measurement(val text: String, val tokens: Int, val firstToken: Double, val seconds: Double, val memoryMiB: Long) {
+    /** Of decoding: what came before the first token is the prompt's. */
+    val tokensPerSecond: Double
+        get() = if (seconds > firstToken) (tokens - 1) / (seconds - firstToken) else 0.0
+}
+
+/** One prompt with MTP off and on. */
+data class Comparison(val prompt: String, val maxTokens: Int, val off: Measurement, val on: Measurement) {
+    val ratio: Double
+        get() = if (off.tokensPerSecond > 0) on.tokensPerSecond / off.tokensPerSecond else 0.0
+
+    /** As far as both go: with MTP the engine counts in rounds, so an answer that [maxTokens] ended may be longer. */
+    val equal: Boolean
+        get() {
+            if (off.text == on.text) return true
+            val (shorter, longer) = if (off.text.length < on.text.length) off to on else on to off
+            return longer.text.startsWith(shorter.text) && shorter.tokens >= maxTokens
+        }
+}
+
+/** Both ways in turn, in conversations of their own; [mtpFirst] alternates over a run so that both share the heat. */
+suspend fun compare(bundle: LoadedBundle, prompt: String, maxTokens: Int, mtpFirst: Boolean): Comparison {
+    val first = measure(bundle, prompt, maxTokens, mtp = mtpFirst)
+    val second = measure(bundle, prompt, maxTokens, mtp = !mtpFirst)
+    return if (mtpFirst) Comparison(prompt, maxTokens, second, first) else Comparison(prompt, maxTokens, first, second)
+}
+
+/** Answer [prompt] once; throws [Problem.AnswerFailed]. */
+@OptIn(ExperimentalApi::class)
+suspend fun measure(bundle: LoadedBundle, prompt: String, maxTokens: Int, mtp: Boolean): Measurement =
+    try {
+        bundle.converse(mtp, maxTokens).use { conversation ->
+            val text = StringBuilder()
+            var first = 0L
+            val begun = System.nanoTime()
+            conversation.sendMessageAsync(prompt).collect { piece ->
+                if (first == 0L) first = System.nanoTime()
+                text.append(piece)
+            }
+            val ended = System.nanoTime()
+            Measurement(
+                text = text.toString(),
+                tokens = conversation.getBenchmarkInfo().lastDecodeTokenCount,
+                firstToken = if (first == 0L) 0.0 else (first - begun) / 1e9,
+                seconds = (ended - begun) / 1e9,
+                memoryMiB = usedMiB(),
+            )
+        }
+    } catch (error: LiteRtLmJniException) {
+        throw Problem.AnswerFailed(error.reason())
+    }

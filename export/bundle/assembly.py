@@ -1,0 +1,153 @@
+"""Models traced, bound and written into a bundle: what needs little tracing is written while the rest is traced."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...runtime.bundle.names import EMBEDDER, PER_LAYER_EMBEDDER
+from ..checkpoint.pair import Pair
+from ..checkpoint.values import weight_parts
+from ..graphs.bind import bind, write_model
+from ..graphs.blocks import SLOTS_PER_BLOCK, loop_over_blocks
+from ..graphs.cache_scales import set_cache_scales
+from ..graphs.convert import convert
+from ..graphs.plan import ModelPlan
+from ..graphs.skeleton import merge
+from ..graphs.skeleton_cache import SkeletonCache
+from ..graphs.storage import Stored
+from ..parallel import Background, background
+from ..progress import Advance, Expected, Reporter
+from ..staging import names_failure
+from .packing import BundleWriter
+
+# What is written while the others are traced: their graphs are two operators each.
+_FIRST = (EMBEDDER, PER_LAYER_EMBEDDER)
+_TRACING, _READING = "Tracing graphs", "Hashing the checkpoints"
+HASHING = "Hashing the bundle"
+# Seconds for a graph and for a byte, until an export has measured its own; on 2 cores of a server's processor.
+_GRAPH_SECONDS, _WRITTEN_SECONDS, _HASHED_SECONDS = 5.0, 1 / 400e6, 1 / 1.5e9
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """What the models of a bundle are made from, and who is told.
+
+    `stored` is how every weight is stored; `scales` are those of int8 caches by name.
+    """
+
+    pair: Pair
+    models: Mapping[str, ModelPlan]
+    stored: Stored
+    scales: Mapping[str, float]
+    reporter: Reporter
+    cache: SkeletonCache | None = None
+    show_converter_output: bool = False
+
+    def expect(self) -> None:
+        """Tell the reporter what is to come."""
+        graphs = sum(len(model.signatures) for model in self.models.values())
+        sizes = {name: self._bytes(name) for name in self.models}
+        self.reporter.expect(
+            [
+                Expected(_TRACING, graphs, _GRAPH_SECONDS),
+                Expected(_READING, self._source_bytes, _HASHED_SECONDS),
+                *(Expected(f"Writing {name}", count, _WRITTEN_SECONDS) for name, count in sizes.items()),
+                Expected(HASHING, sum(sizes.values()), _HASHED_SECONDS),
+            ]
+        )
+
+    def write(self, writer: BundleWriter, bundle: Path) -> None:
+        """Write all models with `writer` into the file `bundle`; the checkpoints' hashes are taken beside it.
+
+        Raises:
+            UserError: a checkpoint cannot be read or has changed, or there is no room.
+            ConversionError: the converter failed.
+        """
+        rest = [name for name in self.models if name not in _FIRST]
+        graphs = sum(len(model.signatures) for model in self.models.values())
+        with background(self._hash_sources) as hashing:
+            with self.reporter.stage(_TRACING, graphs, lines=True) as advance:
+                traced = self._trace(_FIRST, bundle.parent, advance, [hashing])
+                with background(lambda writing: self._write(_FIRST, traced, writer, bundle, writing)) as writing:
+                    others = self._trace(rest, bundle.parent, advance, [hashing, writing])
+            self._check_sources()
+            self._write(rest, others, writer, bundle, hashing)
+        self._check_sources()
+
+    def _trace(
+        self, names: Iterable[str], folder: Path, advance: Advance, beside: Iterable[Background[None]]
+    ) -> dict[str, bytes]:
+        def on_progress(name: str) -> None:
+            advance(1, name)
+            for work in beside:
+                work.raise_failure()
+
+        with names_failure("tracing graphs", folder):
+            return convert(
+                [signature for name in names for signature in self.models[name].signatures],
+                cache=self.cache,
+                on_progress=on_progress,
+                show_output=self.show_converter_output,
+            )
+
+    def _write(
+        self,
+        names: Iterable[str],
+        traced: Mapping[str, bytes],
+        writer: BundleWriter,
+        bundle: Path,
+        work: Background[None],
+    ) -> None:
+        """Write models one after the other; `work` may be told to stop, or fail."""
+        for name in names:
+            model = self.models[name]
+            skeleton = merge([traced[signature.name] for signature in model.signatures])
+            set_cache_scales(skeleton, self.scales)
+            loop_over_blocks(skeleton, self.pair.target_config.sliding.window or SLOTS_PER_BLOCK)
+            bound = bind(skeleton, model.weights, self.stored[name])
+            title = f"Writing {name}"
+            with (
+                names_failure(title.lower(), bundle),
+                self.reporter.stage(title, self._bytes(name), in_bytes=True) as advance,
+            ):
+
+                def on_bytes(count: int, advance: Advance = advance) -> None:
+                    advance(count, "")
+                    work.check()
+                    work.raise_failure()
+
+                write_model(
+                    bound,
+                    lambda weight, model=model: weight_parts(model.checkpoint, model.config, weight),
+                    writer.place(name, bound.size),
+                    on_bytes,
+                )
+
+    def _bytes(self, name: str) -> int:
+        return sum(
+            self.stored[name][weight.name].format.data_bytes(weight.shape)
+            for weight in self.models[name].weights.values()
+        )
+
+    @property
+    def _source_bytes(self) -> int:
+        return self.pair.target.bytes + self.pair.drafter.bytes
+
+    def _hash_sources(self, work: Background[None]) -> None:
+        """Read every byte of the checkpoints: while graphs are traced the disk has nothing else to do, and what fits
+        into memory is there when it is needed."""
+        with self.reporter.stage(_READING, self._source_bytes, in_bytes=True) as advance:
+
+            def on_bytes(count: int) -> None:
+                work.check()
+                advance(count, "")
+
+            for checkpoint in (self.pair.target, self.pair.drafter):
+                checkpoint.read_hashes(on_bytes)
+
+    def _check_sources(self) -> None:
+        """Check that everything that was read came from the checkpoints as they were opened, and still are."""
+        self.pair.target.check_unchanged()
+        self.pair.drafter.check_unchanged()

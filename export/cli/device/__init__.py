@@ -1,0 +1,1 @@
+"""`device`: a bundle's worth on a phone."""

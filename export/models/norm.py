@@ -1,0 +1,63 @@
+"""Gemma4RMSNorm as one operator of torch, which the converter is told how to write.
+
+Torch takes every operator through several passes, and a layer has up to eight norms of nine operators each: as one,
+they cost next to nothing.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import torch
+
+_NAME = "odml.rms_norm"
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor | None, eps: float) -> torch.Tensor:
+    """Gemma4RMSNorm: `x * (mean(x^2) + eps)^-1/2 * weight` over the last axis.
+
+    A composite, for which LiteRT's GPU backend has a kernel: written out, the square of an `x` of 256 or more overflows
+    where it computes in float16.
+    """
+    return _rms_norm(x, torch.ones(x.shape[-1]) if weight is None else weight, eps)
+
+
+@torch.library.custom_op("gemma_mtp::rms_norm", mutates_args=())
+def _rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * weight
+
+
+@_rms_norm.register_fake
+def _(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    del weight, eps
+    return torch.empty_like(x)
+
+
+def register_lowering() -> None:
+    """Tell litert-torch, which takes seconds to load, how to write a norm; to be called before tracing.
+
+    It is what litert-torch's StableHLOCompositeBuilder and the operators of `_rms_norm` would come to.
+    """
+    from jax import lax
+    from jax import numpy as jnp
+    from litert_torch.backend import jax_bridge, lowerings
+
+    register: Any = lowerings.lower
+    wrap: Any = jax_bridge.wrap
+
+    def norm(x: Any, weight: Any, eps: float) -> Any:
+        return x * lax.rsqrt(jnp.mean(jnp.power(x, 2), -1, keepdims=True) + eps) * weight
+
+    def lower(context: Any, x: Any, weight: Any, eps: float) -> Any:
+        composite = uuid.uuid4().hex
+
+        def mark(tensor: Any, place: int, *, is_input: bool, attributes: tuple[Any, ...] | None = None) -> Any:
+            marked: Any = lowerings.lookup(torch.ops.litert_torch.mark_tensor.default)
+            return marked(context, tensor, _NAME, place, composite, is_input, attributes)
+
+        x, weight = mark(x, 0, is_input=True), mark(weight, 1, is_input=True)
+        normed = wrap(norm)(context, x, weight, eps)
+        return mark(normed, 0, is_input=False, attributes=(("epsilon", eps),))
+
+    register(torch.ops.gemma_mtp.rms_norm)(lower)

@@ -1,0 +1,33 @@
+package checks
+
+import dev.gemmamtp.demo.bench.Comparison
+import dev.gemmamtp.demo.bench.Measurement
+import dev.gemmamtp.demo.engine.isNewer
+import dev.gemmamtp.demo.ui.DemoState
+import dev.gemmamtp.demo.ui.Turn
+
+private fun answer(text: String, tokens: Int, seconds: Double = 2.0) = Measurement(text, tokens, 1.0, seconds, 100)
+
+private fun both(off: Measurement, on: Measurement, maxTokens: Int = 10) = Comparison("prompt", maxTokens, off, on)
+
+/** What the app computes without Android, run on this machine. */
+fun main() {
+    check(isNewer("0.19", "0.18.1"))
+    check(isNewer("0.18.1", "0.18.0"))
+    check(isNewer("1.0.0", "0.99"))
+    check(!isNewer("0.18", "0.18.0"))
+    check(!isNewer("v0.9.9", "0.18.0-rc1"))
+
+    check(both(answer("abc", 3), answer("abc", 3)).equal)
+    check(!both(answer("abc", 3), answer("abd", 3)).equal)
+    // Ended by the limit: MTP finishes its round.
+    check(both(answer("abc", 10), answer("abcde", 12)).equal)
+    // Ended by a stop token, so nothing may follow.
+    check(!both(answer("abc", 3), answer("abcde", 5)).equal)
+
+    check(answer("abc", 11, seconds = 3.0).tokensPerSecond == 5.0)
+    check(both(answer("a", 11, seconds = 3.0), answer("a", 11, seconds = 2.0)).ratio == 2.0)
+    check(both(answer("", 0, seconds = 0.0), answer("a", 5)).ratio == 0.0)
+
+    check(DemoState(turns = listOf(Turn(true, "q"), Turn(false, "a"))).grown("b").turns.last() == Turn(false, "ab"))
+}

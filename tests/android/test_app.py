@@ -1,0 +1,156 @@
+"""The app's sources by Kotlin's own compiler, against declared stubs; its manifest and resources by aapt2."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tomllib
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from tests.android.tools import DEMO
+
+APP = DEMO / "app" / "src" / "main"
+SOURCES = APP / "kotlin" / "dev" / "gemmamtp" / "demo"
+STUBS = Path(__file__).parent / "stubs"
+CHECKS = Path(__file__).parent / "checks" / "Checks.kt"
+ANDROID = "{http://schemas.android.com/apk/res/android}"
+# Compiles these sources into a folder, with resources as they are in another; returns the compiler's messages.
+Compile = Callable[[Path, Path, Path], str]
+
+
+def write_stubs(folder: Path, resources: Path) -> None:
+    """Every package of the stubs as a file of its own, and what Android's build generates of the app."""
+    folder.mkdir()
+    for stub in STUBS.glob("*.kt"):
+        head, *packages = re.split(r"^//: ([\w.]+)\n", stub.read_text("utf-8"), flags=re.MULTILINE)
+        if not packages:
+            shutil.copy(stub, folder)
+        for name, content in zip(packages[::2], packages[1::2], strict=True):
+            # The head has the file's annotations, before its own package.
+            (folder / f"{name}.kt").write_text(f"{head.partition('package ')[0]}\npackage {name}\n\n{content}", "utf-8")
+    strings = ElementTree.parse(resources / "values" / "strings.xml").getroot()
+    names = "\n".join(f"const val {entry.get('name')} = {n}" for n, entry in enumerate(strings, 1))
+    (folder / "generated.kt").write_text(
+        "package dev.gemmamtp.demo\n"
+        f"object R {{ object string {{\n{names}\n}} }}\n"
+        'object BuildConfig { const val LITERT_LM = "0.0.0" }\n'
+    )
+
+
+@pytest.fixture(scope="session")
+def compile_app(need: Callable[..., Path]) -> Compile:
+    library = need("kotlin", "kotlin", "node_modules", "kotlin-compiler", "lib")
+
+    def run(sources: Path, resources: Path, out: Path) -> str:
+        write_stubs(out / "stubs", resources)
+        command = ["java", "-Xmx1g", "-cp", str(library / "kotlin-compiler.jar")]
+        command += ["org.jetbrains.kotlin.cli.jvm.K2JVMCompiler", "-no-reflect", "-nowarn", "-jvm-target", "17"]
+        command += ["-kotlin-home", str(library.parent), "-classpath", str(library / "kotlinx-coroutines-core-jvm.jar")]
+        command += ["-d", str(out / "classes"), str(sources), str(out / "stubs")]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stderr
+
+    return run
+
+
+def errors(messages: str) -> list[str]:
+    return [line for line in messages.splitlines() if ": error:" in line]
+
+
+def test_kotlin_sources_type_check_and_compute(compile_app: Compile, need: Callable[..., Path], tmp_path: Path) -> None:
+    sources = shutil.copytree(SOURCES, tmp_path / "sources")
+    shutil.copy(CHECKS, sources)
+    messages = compile_app(sources, APP / "res", tmp_path)
+    assert errors(messages) == []
+    library = need("kotlin", "kotlin", "node_modules", "kotlin-compiler", "lib", "kotlin-stdlib.jar")
+    command = ["java", "-cp", f"{tmp_path / 'classes'}:{library}", "checks.ChecksKt"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, messages + done.stderr
+
+
+def test_renamed_calls_and_missing_resources_are_seen(compile_app: Compile, tmp_path: Path) -> None:
+    sources = shutil.copytree(SOURCES, tmp_path / "sources")
+    faults = {
+        "engine/BundleFacts.kt": ("hasSpeculativeDecodingSupport", "supportsSpeculativeDecoding"),
+        "engine/LoadedBundle.kt": ("enableSpeculativeDecoding = mtp", "speculativeDecoding = mtp"),
+        "bench/Measurement.kt": ("lastDecodeTokenCount", "decodeTokenCount"),
+        "ui/DemoViewModel.kt": ("cancelProcess()", "cancel()"),
+        "bench/BenchmarkActivity.kt": (
+            "LoadedBundle.load(facts, request.settings, cacheDir)",
+            "LoadedBundle.load(facts)",
+        ),
+    }
+    for name, (old, new) in faults.items():
+        content = (sources / name).read_text("utf-8")
+        assert old in content
+        (sources / name).write_text(content.replace(old, new), "utf-8")
+    resources = shutil.copytree(APP / "res", tmp_path / "res")
+    strings = resources / "values" / "strings.xml"
+    strings.write_text(re.sub(r'.*name="no_gpu".*\n', "", strings.read_text("utf-8")), "utf-8")
+    found = errors(compile_app(sources, resources, tmp_path))
+    for name in [*faults, "ui/Say.kt"]:
+        assert any(name in line for line in found), (name, found)
+
+
+def link(aapt2: Path, main: Path, framework: Path, out: Path) -> subprocess.CompletedProcess[str]:
+    """Compile and link the manifest and resources below `main`."""
+    compiled, placed = out / "compiled.zip", out / "AndroidManifest.xml"
+    done = subprocess.run([aapt2, "compile", "--dir", main / "res", "-o", compiled], capture_output=True, text=True)
+    if done.returncode:
+        return done
+    # The build puts the package in from `namespace`; Debian's aapt2 is older than `uses-native-library` (Android 12).
+    manifest = re.sub(r"<uses-native-library [^>]*/>", "", (main / "AndroidManifest.xml").read_text("utf-8"))
+    placed.write_text(manifest.replace("<manifest ", '<manifest package="dev.gemmamtp.demo" ', 1), "utf-8")
+    command = [aapt2, "link", "-o", out / "app.apk", "-I", framework, "--manifest", placed, compiled]
+    command += ["--min-sdk-version", "26", "--target-sdk-version", "29"]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_manifest_and_resources_link(need: Callable[..., Path], tmp_path: Path) -> None:
+    aapt2 = need("aapt2", "aapt2")
+    framework = need("aapt2", "debian", "usr", "share", "android-framework-res", "framework-res.apk")
+    (tmp_path / "good").mkdir()
+    done = link(aapt2, APP, framework, tmp_path / "good")
+    assert done.returncode == 0, done.stderr
+    for fault in ("name", "theme", "attribute"):
+        main = shutil.copytree(APP, tmp_path / fault)
+        path, old, new = {
+            "name": (main / "res" / "values" / "strings.xml", 'name="app_name"', 'name="app_title"'),
+            "theme": (main / "res" / "values" / "themes.xml", "Theme.Material.Light", "Theme.Materiel.Light"),
+            "attribute": (main / "AndroidManifest.xml", "windowSoftInputMode", "softInput"),
+        }[fault]
+        path.write_text(path.read_text("utf-8").replace(old, new), "utf-8")
+        assert link(aapt2, main, framework, main).returncode, fault
+
+
+def test_manifest_names_classes_that_exist_and_asks_for_nothing() -> None:
+    manifest = ElementTree.parse(APP / "AndroidManifest.xml").getroot()
+    assert manifest.findall("uses-permission") == []
+    application = manifest.find("application")
+    assert application is not None
+    libraries = {
+        entry.get(ANDROID + "name"): entry.get(ANDROID + "required")
+        for entry in application.findall("uses-native-library")
+    }
+    assert libraries == {"libOpenCL.so": "false", "libvndksupport.so": "false"}
+    for activity in application.findall("activity"):
+        name = activity.get(ANDROID + "name") or ""
+        path = APP / "kotlin" / Path(*name.split(".")).with_suffix(".kt")
+        assert f"class {name.rpartition('.')[2]} " in path.read_text("utf-8")
+    assert not (APP / "assets").exists()
+
+
+def test_catalog_has_what_the_build_uses() -> None:
+    catalog = tomllib.loads((DEMO / "gradle" / "libs.versions.toml").read_text("utf-8"))
+    known = {name.replace("-", ".") for name in catalog["libraries"]}
+    build = (DEMO / "app" / "build.gradle.kts").read_text("utf-8")
+    assert set(re.findall(r"libs\.([\w.]+)\)", build)) - {"versions.litertlm.get("} <= known | {
+        f"plugins.{name.replace('-', '.')}" for name in catalog["plugins"]
+    }
+    # Bundles are made for this line of the runtime.
+    assert catalog["versions"]["litertlm"].split(".")[:2] == version("litert-lm").split(".")[:2]

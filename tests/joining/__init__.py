@@ -1,0 +1,1 @@
+"""Graphs joined from traced parts, against graphs traced whole."""
