@@ -26,7 +26,7 @@ from ..checkpoint.pair import Pair
 from ..options import ExportOptions
 from ..pipeline import export
 from ..progress import Reporter
-from ..sizes import Shapes, component_bytes
+from .sizes import Shapes, component_bytes
 
 Progress = Callable[[str, str], None]
 BASE = "fp32"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from gemma_mtp.export.compare.sizes import KNOWN, component_bytes, known_shapes, price_tags
 from gemma_mtp.export.graphs.storage import plan_storage
-from gemma_mtp.export.sizes import KNOWN, component_bytes, known_shapes, price_tags
 from gemma_mtp.quantize.formats import FORMATS
 from gemma_mtp.quantize.recipes import DEFAULT, NAMES, Recipe, TensorName, read_recipe
 from gemma_mtp.runtime.errors import UserError

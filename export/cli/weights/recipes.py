@@ -20,7 +20,7 @@ def recipes_command(recipe: str | None, as_json: bool) -> None:
     gemma-mtp-export recipes mixed
     """
     from ....quantize.recipes import NAMES, read_recipe
-    from ...sizes import price_tags
+    from ...compare.sizes import price_tags
     from ..tables.recipes import print_recipe, print_recipes
 
     chosen = [read_recipe(name) for name in ([recipe] if recipe else NAMES)]

@@ -11,23 +11,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..quantize.recipes import Recipe
-from ..runtime.bundle.names import EMBEDDER, MTP_DRAFTER, PER_LAYER_EMBEDDER, PREFILL_DECODE
-from ..runtime.errors import UserError
-from ..runtime.fields import Fields, read_object
-from .checkpoint.config import DecoderConfig, DrafterConfig, TargetConfig
-from .checkpoint.read_config import read_drafter_config, read_target_config
-from .checkpoint.weights import (
+from ...quantize.recipes import Recipe
+from ...runtime.bundle.names import EMBEDDER, MTP_DRAFTER, PER_LAYER_EMBEDDER, PREFILL_DECODE
+from ...runtime.errors import UserError
+from ...runtime.fields import Fields, read_object
+from ..checkpoint.config import DecoderConfig, DrafterConfig, TargetConfig
+from ..checkpoint.read_config import read_drafter_config, read_target_config
+from ..checkpoint.weights import (
     Weight,
     decode_weights,
     drafter_weights,
     embedder_weights,
     per_layer_embedder_weights,
 )
-from .graphs.storage import plan_storage, stored_bytes, tensor_name
-from .options import DEFAULT_CONTEXT_LENGTH
+from ..graphs.storage import plan_storage, stored_bytes, tensor_name
+from ..options import DEFAULT_CONTEXT_LENGTH
 
-SHAPES = Path(__file__).parent / "shapes"
+SHAPES = Path(__file__).parents[1] / "shapes"
 KNOWN = ("e2b", "e4b")
 
 
