@@ -7,13 +7,12 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..quantize.recipes import Recipe
 from ..runtime.errors import UserError
 from .checkpoint.adapted import AdaptedCheckpoint
 from .checkpoint.pair import Pair
-from .graphs.bind import stored_bytes
 from .graphs.plan import ModelPlan
 from .graphs.skeleton_cache import SkeletonCache
+from .graphs.storage import Stored, stored_bytes
 from .staging import check_output_folder
 
 # Graphs, scales, metadata: a few megabytes for each signature of E2B.
@@ -48,12 +47,12 @@ def check_places(pair: Pair, out: Path, cache: SkeletonCache | None) -> None:
 
 
 def check_space(
-    out: Path, models: Mapping[str, ModelPlan], recipe: Recipe, tokenizer: Path, *, tflite_files: bool = False
+    out: Path, models: Mapping[str, ModelPlan], stored: Stored, tokenizer: Path, *, tflite_files: bool = False
 ) -> None:
     """Raises:
     UserError: the disk of `out` has less free space than an export of `models` takes.
     """
-    needed = bytes_needed(models, recipe) * (2 if tflite_files else 1) + tokenizer.stat().st_size
+    needed = bytes_needed(models, stored) * (2 if tflite_files else 1) + tokenizer.stat().st_size
     parent = next(folder for folder in out.absolute().parents if folder.exists())
     free = shutil.disk_usage(parent).free
     if free < needed:
@@ -63,9 +62,11 @@ def check_space(
         )
 
 
-def bytes_needed(models: Mapping[str, ModelPlan], recipe: Recipe) -> int:
+def bytes_needed(models: Mapping[str, ModelPlan], stored: Stored) -> int:
     """Bytes on disk that the models' sections of a bundle take, from above, without the tokenizer."""
-    weights = sum(stored_bytes(weight, recipe) for model in models.values() for weight in model.weights.values())
+    weights = sum(
+        stored_bytes(stored[name], weight) for name, model in models.items() for weight in model.weights.values()
+    )
     return weights + _SIGNATURE_BYTES * sum(len(model.signatures) for model in models.values())
 
 

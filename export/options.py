@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..quantize.recipes import RECIPES, Recipe
+from ..quantize.recipes import DEFAULT, Recipe, read_recipe
 from ..runtime.bundle.contract import is_placeholder
 from ..runtime.errors import UserError
 from .checkpoint.config import TargetConfig
@@ -56,7 +56,7 @@ def resolve_options(
     prefill_lengths: tuple[int, ...] | None = None,
     draft_tokens: int = DEFAULT_DRAFT_TOKENS,
     verify_lengths: tuple[int, ...] = (),
-    weights: str = "int8",
+    weights: str = DEFAULT,
     activations: str | None = None,
     backends: tuple[str, ...] = BACKENDS,
     kv_cache: CacheFormat = "fp32",
@@ -66,8 +66,7 @@ def resolve_options(
     Raises:
         UserError: naming the option that makes no sense.
     """
-    if weights not in RECIPES:
-        raise UserError(f"--weights: {weights!r} is unknown, expected one of {', '.join(RECIPES)}")
+    recipe = read_recipe(weights)
     if activations is not None and activations not in ACTIVATIONS:
         raise UserError(f"--activations: {activations!r} is unknown, expected one of {', '.join(ACTIVATIONS)}")
     if kv_cache not in CACHE_DTYPES:
@@ -119,7 +118,7 @@ def resolve_options(
         tuple(sorted(lengths)),
         draft_tokens,
         further,
-        RECIPES[weights],
+        recipe,
         activations,
         tuple(backend for backend in BACKENDS if backend in backends),
         kv_cache,

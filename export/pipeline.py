@@ -25,6 +25,7 @@ from .checkpoint.pair import Pair, fine_tune_note
 from .checks import check_memory, check_places, check_space
 from .graphs.plan import plan_models
 from .graphs.skeleton_cache import SkeletonCache
+from .graphs.storage import plan_storage
 from .kv_scales import scales_from_norms, scales_from_prompts
 from .models.kv_cache import KVSignature, cache_length, check_shared, kv_signature
 from .options import ACTIVATIONS, BACKENDS, ExportOptions
@@ -94,7 +95,8 @@ def export(
         for line in describe_left_out(checkpoint.left_out(used)):
             reporter.say(f"{checkpoint.folder.name}: skipping {line}")
 
-    check_space(out, models, options.recipe, text.tokenizer, tflite_files=tflite_files)
+    stored = plan_storage(models, options.recipe, options.backends)
+    check_space(out, models, stored, text.tokenizer, tflite_files=tflite_files)
     check_memory()
     scales = _cache_scales(pair, kv, kv_cache_prompts, chat_template, reporter)
     parts = BundleParts(
@@ -105,7 +107,7 @@ def export(
         ",".join(options.backends) if options.backends != BACKENDS else None,
         {TEMPLATE_NOTE: verdict(adapted)},
     )
-    assembly = Assembly(pair, options, models, scales, reporter, cache, show_converter_output)
+    assembly = Assembly(pair, models, stored, scales, reporter, cache, show_converter_output)
     assembly.expect()
     with staged_folder(out) as staging:
         bundle = staging / BUNDLE_NAME
@@ -127,7 +129,7 @@ def export(
                 path = staging / f"{name}.tflite"
                 with names_failure(f"copying {name}", path), reporter.stage(f"Copying {name}", 1):
                     files[path.name] = WrittenFile(*copy_section(finished, name, path))
-        manifest = make_manifest(pair, options, kv, models, finished, files)
+        manifest = make_manifest(pair, options, kv, models, stored, finished, files)
         if scales:
             source = f"{len(kv_cache_prompts)} prompts" if kv_cache_prompts else "norms"
             manifest["kv_signature"] |= {"scales": scales, "scales_from": source}

@@ -1,1 +1,1 @@
-"""How weights are stored: named recipes and tensor-wise quantization."""
+"""How weights are stored: formats, recipes as data, and tensor-wise quantization."""

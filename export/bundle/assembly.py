@@ -9,14 +9,14 @@ from pathlib import Path
 from ...runtime.bundle.names import EMBEDDER, PER_LAYER_EMBEDDER
 from ..checkpoint.pair import Pair
 from ..checkpoint.values import weight_parts
-from ..graphs.bind import bind, stored_bytes, write_model
+from ..graphs.bind import bind, write_model
 from ..graphs.blocks import SLOTS_PER_BLOCK, loop_over_blocks
 from ..graphs.cache_scales import set_cache_scales
 from ..graphs.convert import convert
 from ..graphs.plan import ModelPlan
 from ..graphs.skeleton import merge
 from ..graphs.skeleton_cache import SkeletonCache
-from ..options import ExportOptions
+from ..graphs.storage import Stored
 from ..parallel import Background, background
 from ..progress import Advance, Expected, Reporter
 from ..staging import names_failure
@@ -34,12 +34,12 @@ _GRAPH_SECONDS, _WRITTEN_SECONDS, _HASHED_SECONDS = 5.0, 1 / 400e6, 1 / 1.5e9
 class Assembly:
     """What the models of a bundle are made from, and who is told.
 
-    `scales` are those of int8 caches by name.
+    `stored` is how every weight is stored; `scales` are those of int8 caches by name.
     """
 
     pair: Pair
-    options: ExportOptions
     models: Mapping[str, ModelPlan]
+    stored: Stored
     scales: Mapping[str, float]
     reporter: Reporter
     cache: SkeletonCache | None = None
@@ -112,7 +112,7 @@ class Assembly:
             skeleton = merge([traced[signature.name] for signature in model.signatures])
             set_cache_scales(skeleton, self.scales)
             loop_over_blocks(skeleton, self.pair.target_config.sliding.window or SLOTS_PER_BLOCK)
-            bound = bind(skeleton, model.weights, self.options.recipe)
+            bound = bind(skeleton, model.weights, self.stored[name])
             title = f"Writing {name}"
             with (
                 names_failure(title.lower(), bundle),
@@ -132,7 +132,10 @@ class Assembly:
                 )
 
     def _bytes(self, name: str) -> int:
-        return sum(stored_bytes(weight, self.options.recipe) for weight in self.models[name].weights.values())
+        return sum(
+            self.stored[name][weight.name].format.data_bytes(weight.shape)
+            for weight in self.models[name].weights.values()
+        )
 
     @property
     def _source_bytes(self) -> int:

@@ -8,13 +8,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ...quantize.formats import Storage
 from ...runtime.bundle.container import BundleFile
 from ...runtime.bundle.model_file import read_model
 from ..checkpoint.adapted import AdaptedCheckpoint
 from ..checkpoint.files import Checkpoint
 from ..checkpoint.pair import Pair
-from ..graphs.bind import format_of
 from ..graphs.plan import ModelPlan
+from ..graphs.storage import Stored
 from ..models.kv_cache import KVSignature
 from ..options import ExportOptions
 
@@ -44,6 +45,7 @@ def make_manifest(
     options: ExportOptions,
     kv: KVSignature,
     models: Mapping[str, ModelPlan],
+    stored: Stored,
     bundle: BundleFile,
     files: Mapping[str, WrittenFile],
 ) -> dict[str, Any]:
@@ -51,7 +53,7 @@ def make_manifest(
     return {
         "manifest_version": _MANIFEST_VERSION,
         "sources": manifest_sources(pair),
-        "options": asdict(options),
+        "options": asdict(options) | {"recipe": options.recipe.as_dict()},
         "packages": {package: version(package) for package in _RECORDED_PACKAGES},
         "kv_signature": {
             "length": kv.length,
@@ -63,7 +65,7 @@ def make_manifest(
             name: {
                 "signatures": _signatures_of(bundle, name),
                 "weights": {
-                    weight.name: {"shape": list(weight.shape), "format": format_of(weight, options.recipe)}
+                    weight.name: {"shape": list(weight.shape)} | _stored_as(stored[name][weight.name])
                     for weight in model.weights.values()
                 },
             }
@@ -71,6 +73,11 @@ def make_manifest(
         },
         "files": {name: asdict(file) for name, file in files.items()},
     }
+
+
+def _stored_as(storage: Storage) -> dict[str, Any]:
+    algorithm = {"algorithm": storage.algorithm} if storage.algorithm else {}
+    return {"format": storage.format.name, **algorithm}
 
 
 def manifest_sources(pair: Pair) -> dict[str, dict[str, Any]]:

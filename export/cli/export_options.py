@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ...quantize.recipes import RECIPES
+from ...quantize.recipes import DEFAULT, NAMES
 from ..exit_codes import remember_verbose
 from ..models.kv_cache import CACHE_DTYPES, CacheFormat
 from ..options import (
@@ -49,8 +49,8 @@ def export_options(command: Callable[..., None]) -> Callable[..., None]:
     for decorate in reversed(
         [
             click.option(
-                "--weights", type=click.Choice(list(RECIPES)), default="int8", show_default=True,
-                help="How weights are stored, in target and drafter: int8 is per channel, symmetric.",
+                "--weights", default=DEFAULT, show_default=True, metavar="NAME|FILE.toml",
+                help=f"How weights are stored: {', '.join(NAMES)} or a recipe of yours; `recipes` explains them.",
             ),
             click.option(
                 "--activations", type=click.Choice(list(ACTIVATIONS)),

@@ -19,6 +19,8 @@ from .fp16_range import fp16_range_command
 from .generate import generate_command
 from .inspect import inspect_command
 from .verify import verify_command
+from .weights.compare import compare_command
+from .weights.recipes import recipes_command
 
 
 class _InOrder(click.Group):
@@ -41,6 +43,8 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
 
 for command in (
     export_command,
+    recipes_command,
+    compare_command,
     inspect_command,
     generate_command,
     verify_command,

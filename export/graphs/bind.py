@@ -6,8 +6,7 @@ that a flatbuffer can address, and no more than a few blocks of a weight are in 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -15,19 +14,19 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from ...quantize.recipes import Format, Recipe
-from ...quantize.tensors import BYTES_PER_ELEMENT, StoredTensor, store
+from ...quantize.formats import Storage
+from ...quantize.tensors import StoredTensor, store
 from ...runtime.bundle.flatbuffer import pack
+from ...runtime.errors import UserError
 from ..checkpoint.values import Part
 from ..checkpoint.weights import HEAD_ROWS, HEAD_SCALES, Role, Weight
 from ..parallel import in_order
-from .skeleton import fill_instead_of_broadcast, gather_rows
+from .skeleton import fill_instead_of_broadcast, gather_rows, open_half_floats
+from .stored_tensors import block_scales_tensor, declare, set_scales
 from .trace import WEIGHT_PREFIX
 
 _ALIGNMENT = 64
 _SCALES_OF = {HEAD_ROWS: HEAD_SCALES}
-_TENSOR_TYPES = {"fp32": schema.TensorType.FLOAT32, "int8": schema.TensorType.INT8}
-
 
 # Takes bytes and their place, counted from the model's start.
 Put = Callable[[int, Any], None]
@@ -35,28 +34,29 @@ Put = Callable[[int, Any], None]
 
 @dataclass
 class _Slot:
-    """A weight's place in the model, its buffer, and the tensors of all graphs that use it.
+    """A weight's place in the model, its buffer, that of its blocks' scales if it has those, and the tensors of all
+    graphs that use it.
 
-    Of its values, `written` bytes have been written, with one scale per row in `scales` if its format has them.
+    Of its values, `written` bytes have been written, with one scale per row or block in `scales` if its format has
+    them.
     """
 
     weight: Weight
-    stored_as: Format
+    stored_as: Storage
     buffer: Any
+    scales_buffer: Any
     tensors: list[Any]
     written: int = 0
     scales: list[np.ndarray] = field(default_factory=list)
 
     @property
     def size(self) -> int:
-        return _bytes(self.weight, self.stored_as)
+        return self.stored_as.format.data_bytes(self.weight.shape)
 
-
-def format_of(weight: Weight, recipe: Recipe) -> Format:
-    """The format in which `recipe` stores `weight`."""
-    if weight.role is Role.LINEAR:
-        return recipe.linear
-    return recipe.table if weight.role in (Role.TABLE, Role.GATHERED) else "fp32"
+    @property
+    def buffers(self) -> list[Any]:
+        """Behind the flatbuffer, in their order."""
+        return [self.buffer] if self.scales_buffer is None else [self.buffer, self.scales_buffer]
 
 
 @dataclass
@@ -69,32 +69,25 @@ class BoundModel:
     size: int
 
 
-def stored_bytes(weight: Weight, recipe: Recipe) -> int:
-    """Bytes that `weight` takes, without scales that stand in the flatbuffer."""
-    return _bytes(weight, format_of(weight, recipe))
-
-
-def _bytes(weight: Weight, stored_as: Format) -> int:
-    return math.prod(weight.shape) * BYTES_PER_ELEMENT[stored_as]
-
-
-def bind(model: Any, weights: dict[str, Weight], recipe: Recipe) -> BoundModel:
+def bind(model: Any, weights: dict[str, Weight], stored: Mapping[str, Storage]) -> BoundModel:
     """Make constants of the weights of `model`, a merged skeleton; none is read yet.
 
     Args:
         model: object form; changed in place.
         weights: every weight of the model by name.
-        recipe: how to store them. All signatures share one buffer per weight.
+        stored: how each is stored, by name. All signatures share one buffer per weight.
     """
-    slots = _take_weights_from_inputs(model, weights, recipe)
+    slots = _take_weights_from_inputs(model, weights, stored)
     gather_rows(model)
+    open_half_floats(model)
     fill_instead_of_broadcast(model)
     # Sizes do not depend on values, so the flatbuffer's length is known before any weight is read.
     head = _round_up(len(pack(model)))
     offset = head
     for slot in slots.values():
-        slot.buffer.offset = offset
-        offset = _round_up(offset + slot.size)
+        for buffer in slot.buffers:
+            buffer.offset = offset
+            offset = _round_up(offset + buffer.size)
     return BoundModel(model, slots, head, offset)
 
 
@@ -114,11 +107,14 @@ def write_model(
         parts_of: a weight's values in parts, each of blocks of whole rows, float32, or int32 where its role is INDEX.
         put: writes; what is put nowhere is zero.
         on_bytes: called with how many bytes of weights were written since.
+
+    Raises:
+        UserError: a weight's values cannot be stored so.
     """
     slots = bound.slots
     for slot, blocks in in_order(_parts(slots.values(), parts_of)):
         for block in blocks:
-            put(slot.buffer.offset + slot.written, np.ascontiguousarray(block.data).data)
+            put(slot.buffer.offset + slot.written, block.data.data)
             slot.written += block.data.nbytes
             if block.scales is not None:
                 slot.scales.append(block.scales)
@@ -131,8 +127,10 @@ def write_model(
         scales = np.concatenate(slot.scales) if slot.scales else None
         if slot.weight.role is Role.GATHERED:
             scales = _put_scales(put, slots[_SCALES_OF[slot.weight.name]], scales)
-        if scales is not None:
-            _set_scales(slot.tensors, scales)
+        if scales is not None and slot.scales_buffer is not None:
+            put(slot.scales_buffer.offset, scales.reshape(-1).view(np.uint8).data)
+        elif scales is not None:
+            set_scales(slot.tensors, np.resize(scales, _channels(slot)))
     content = pack(bound.model)
     if _round_up(len(content)) != bound.head:
         raise AssertionError("the flatbuffer's length changed while weights were bound")
@@ -149,10 +147,15 @@ def _parts(
 
 def _stored(slot: _Slot, part: Part) -> tuple[_Slot, list[StoredTensor]]:
     """Rows are quantized alone, so the result does not depend on the blocks."""
-    return slot, [store(block, slot.stored_as) for block in part()]
+    try:
+        return slot, [store(block, slot.stored_as) for block in part()]
+    except ValueError as error:
+        raise UserError(f"{slot.weight.source}: {error}; store it in another format") from error
 
 
-def _take_weights_from_inputs(model: Any, weights: dict[str, Weight], recipe: Recipe) -> dict[str, _Slot]:
+def _take_weights_from_inputs(
+    model: Any, weights: dict[str, Weight], stored: Mapping[str, Storage]
+) -> dict[str, _Slot]:
     slots: dict[str, _Slot] = {}
     for signature in model.signatureDefs:
         graph = model.subgraphs[signature.subgraphIndex]
@@ -165,34 +168,40 @@ def _take_weights_from_inputs(model: Any, weights: dict[str, Weight], recipe: Re
         graph.inputs = np.array([index for index in graph.inputs if int(index) not in bound], dtype=np.int32)
         for index, name in bound.items():
             if name not in slots:
-                slots[name] = _new_slot(model, weights[name], recipe)
+                slots[name] = _new_slot(model, weights[name], stored[name])
             slot, tensor = slots[name], graph.tensors[index]
             tensor.name = name.encode()
             tensor.buffer = model.buffers.index(slot.buffer)
-            if slot.weight.role is not Role.INDEX:
-                tensor.type = _TENSOR_TYPES[slot.stored_as]
             slot.tensors.append(tensor)
-            if slot.stored_as != "fp32":
-                channels = 1 if slot.weight.role is Role.GATHERED else slot.weight.shape[0]
-                _set_scales([tensor], np.ones(channels, dtype=np.float32))
+            if slot.weight.role is not Role.INDEX:
+                _declare(model, graph, slot, tensor)
     return slots
 
 
-def _new_slot(model: Any, weight: Weight, recipe: Recipe) -> _Slot:
-    slot = _Slot(weight, format_of(weight, recipe), schema.BufferT(), [])
-    slot.buffer.offset, slot.buffer.size = _ALIGNMENT, slot.size
-    model.buffers.append(slot.buffer)
+def _declare(model: Any, graph: Any, slot: _Slot, tensor: Any) -> None:
+    """Give `tensor`, of `graph`, the type that the slot's weight is stored in."""
+    form, shape = slot.stored_as.format, slot.weight.shape
+    if form.block:
+        buffer = model.buffers.index(slot.scales_buffer)
+        graph.tensors.append(block_scales_tensor(slot.weight.name, shape, form.block, buffer))
+    declare(tensor, form, _channels(slot), len(graph.tensors) - 1)
+
+
+def _channels(slot: _Slot) -> int:
+    """How many scales a weight's tensors have. The GPU gathers codes of eight bits only; narrower ones are looked up,
+    which takes a scale for each row, here all the same."""
+    copied = slot.weight.role is Role.GATHERED and slot.stored_as.format.bits == 8
+    return 1 if copied else slot.weight.shape[0]
+
+
+def _new_slot(model: Any, weight: Weight, stored_as: Storage) -> _Slot:
+    form = stored_as.format
+    slot = _Slot(weight, stored_as, schema.BufferT(), schema.BufferT() if form.block else None, [])
+    sizes = (form.data_bytes(weight.shape), form.scale_bytes(weight.shape))
+    for buffer, size in zip(slot.buffers, sizes, strict=False):
+        buffer.offset, buffer.size = _ALIGNMENT, size
+        model.buffers.append(buffer)
     return slot
-
-
-def _set_scales(tensors: list[Any], scales: np.ndarray) -> None:
-    """In place where a tensor is quantized already: what is gathered from a table shares the table's quantization."""
-    for tensor in tensors:
-        quantization: Any = tensor.quantization or schema.QuantizationParametersT()
-        quantization.scale = scales
-        quantization.zeroPoint = np.zeros(len(scales), dtype=np.int64)
-        quantization.quantizedDimension = 0
-        tensor.quantization = quantization
 
 
 def _put_scales(put: Put, slot: _Slot, scales: np.ndarray | None) -> np.ndarray | None:

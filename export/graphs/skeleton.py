@@ -50,8 +50,8 @@ def _strip_input_prefix(signature: Any, graph: Any) -> None:
 
 
 def gather_rows(model: Any) -> None:
-    """Turn every EMBEDDING_LOOKUP in a float32 table into the GATHER that it is, and every one in a quantized table
-    with one scale into a GATHER of its codes and a DEQUANTIZE of what was gathered.
+    """Turn every EMBEDDING_LOOKUP in a float32 table into the GATHER that it is, and every one in a float16 table, or
+    in a quantized one with one scale, into a GATHER of what it holds and a DEQUANTIZE of what was gathered.
 
     LiteRT-LM's GPU backend (0.18.1) aborts the process on a lookup in a float32 table, be it computed or a constant
     behind the flatbuffer; it takes the lookup in an int8 table, and both forms of GATHER. The CPU's lookup opens codes
@@ -66,16 +66,39 @@ def gather_rows(model: Any) -> None:
             if operator_code(model, operator) != schema.BuiltinOperator.EMBEDDING_LOOKUP:
                 continue
             ids, table = operator.inputs
-            is_float = graph.tensors[int(table)].type == schema.TensorType.FLOAT32
-            if not is_float and len(graph.tensors[int(table)].quantization.scale) > 1:
+            tensor = graph.tensors[int(table)]
+            is_float = tensor.type == schema.TensorType.FLOAT32
+            is_quantized = not is_float and tensor.type != schema.TensorType.FLOAT16
+            if is_quantized and (tensor.quantization.scale is None or len(tensor.quantization.scale) > 1):
                 continue
             operator.opcodeIndex = _code(model, schema.BuiltinOperator.GATHER, version=1 if is_float else 2)
             operator.inputs = [table, ids]
             operator.builtinOptionsType = schema.BuiltinOptions.GatherOptions
             operator.builtinOptions = schema.GatherOptionsT()
             if not is_float:
-                operators.append(_dequantize_output(model, graph, operator, graph.tensors[int(table)]))
+                operators.append(_dequantize_output(model, graph, operator, tensor))
         graph.operators = operators
+
+
+def open_half_floats(model: Any) -> None:
+    """Put a DEQUANTIZE between every float16 weight and the products that take it, once a graph."""
+    for graph in model.subgraphs:
+        opened: dict[int, int] = {}
+        before = []
+        for operator in graph.operators:
+            if operator_code(model, operator) != schema.BuiltinOperator.FULLY_CONNECTED:
+                continue
+            weight = int(operator.inputs[1])
+            if graph.tensors[weight].type != schema.TensorType.FLOAT16:
+                continue
+            if weight not in opened:
+                values: Any = copy(graph.tensors[weight])
+                values.name, values.type, values.buffer = values.name + b"/float32", schema.TensorType.FLOAT32, 0
+                opened[weight] = len(graph.tensors)
+                graph.tensors.append(values)
+                before.append(_dequantize(model, [weight], [opened[weight]]))
+            operator.inputs = [opened[weight] if int(index) == weight else index for index in operator.inputs]
+        graph.operators = [*before, *graph.operators]
 
 
 def fill_instead_of_broadcast(model: Any) -> None:
@@ -106,9 +129,13 @@ def _dequantize_output(model: Any, graph: Any, operator: Any, like: Any) -> Any:
     codes.name, codes.buffer = graph.tensors[int(output)].name + b"/codes", 0
     operator.outputs = [len(graph.tensors)]
     graph.tensors.append(codes)
+    return _dequantize(model, operator.outputs, [output])
+
+
+def _dequantize(model: Any, inputs: Any, outputs: Any) -> Any:
     dequantize: Any = schema.OperatorT()
     dequantize.opcodeIndex = _code(model, schema.BuiltinOperator.DEQUANTIZE, version=2)
-    dequantize.inputs, dequantize.outputs = operator.outputs, [output]
+    dequantize.inputs, dequantize.outputs = inputs, outputs
     return dequantize
 
 

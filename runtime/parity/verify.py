@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..bundle.contract import Contract
 from ..bundle.inspection import Inspection, inspect_bundle
 from ..bundle.loading import OpenBundle, bundle_file_in, open_bundle
-from ..bundle.names import PREFILL_DECODE
 from ..errors import UserError
 from ..model import Model
 from ..threads import thread_count
@@ -19,13 +19,14 @@ from .options import VerifyOptions
 from .oracle.oracle import Oracle
 from .report.coverage import Layout, read_layout
 from .report.report import Report
-from .report.thresholds import CACHE_LIMITS, Thresholds, read_thresholds, weight_format
+from .report.thresholds import AS_STORED, CACHE_LIMITS, Thresholds, read_thresholds, weight_format
 from .running import Comparison
 from .stage_runs import Progress, StageRuns
 from .stages.contract import contract_stage
 from .stages.files import files_stage
 from .stages.metadata import CheckpointText, metadata_stage
 from .stages.weights import weights_stage
+from .weights.as_stored import oracle_as_stored
 
 STAGES = (
     "files",
@@ -72,7 +73,7 @@ def verify(
     with stages.until_stopped(), stages.run("contract"):
         inspection = inspect_bundle(file)
     models = inspection.models if inspection else {}
-    stored = models[PREFILL_DECODE].constant_bytes if PREFILL_DECODE in models else {}
+    stored = sum((Counter(model.constant_bytes) for model in models.values()), Counter[str]())
     caches = inspection.kv_dtypes if inspection else ()
     name, limits = read_thresholds(options.recipe_thresholds, weight_format(stored), str(bundle), caches)
     about = about_run(
@@ -80,9 +81,12 @@ def verify(
     )
     if inspection is not None:
         work = _Verification(bundle, inspection, oracle, options, limits, text, stages)
+        as_stored = weight_format(stored) in AS_STORED
         with stages.until_stopped():
             opened = work.look_around(about["bundle_sha256"])
             layout = work.weights()
+            if as_stored and layout is not None:
+                work = replace(work, oracle=oracle_as_stored(oracle, layout.constants))
             work.run_models(opened, about)
     return Report(about, stages.in_order, layout.coverage(stages.by_name) if layout else ())
 

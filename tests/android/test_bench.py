@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gemma_mtp.quantize import recipes
+from gemma_mtp.quantize.recipes import NAMES
 from gemma_mtp.runtime.bundle.inspection import inspect_bundle
 from gemma_mtp.runtime.parity.oracle.reference import target_states
 from gemma_mtp.runtime.parity.report.measures import Agreement
@@ -24,7 +24,7 @@ from tests.conftest import Exports, HeldOutPrompt
 
 OPTIONS = ("--max-tokens", str(MAX_TOKENS), "--threads", "2")
 # What `export --weights` takes by name.
-RECIPES = tuple(getattr(recipes, "NAMES", None) or recipes.RECIPES)
+RECIPES = NAMES
 # Their weights are near enough to the checkpoint's that transformers on the checkpoint says what is right. Of narrower
 # ones, `verify` holds the desktop's text against transformers on the weights as they are stored.
 NEAR_THE_CHECKPOINT = ("fp32", "fp16", "int8")

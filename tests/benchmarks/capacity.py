@@ -28,8 +28,9 @@ from gemma_mtp.export.graphs.convert import convert
 from gemma_mtp.export.graphs.signatures import Signature, drafter_signature, target_signatures
 from gemma_mtp.export.graphs.skeleton import merge
 from gemma_mtp.export.graphs.skeleton_cache import SkeletonCache
+from gemma_mtp.export.graphs.storage import CHOSEN
 from gemma_mtp.export.models.kv_cache import kv_signature
-from gemma_mtp.quantize.recipes import RECIPES
+from gemma_mtp.quantize.formats import storage
 from gemma_mtp.runtime.bundle.loading import ModelSource
 from gemma_mtp.runtime.bundle.model_file import read_model_file
 from gemma_mtp.runtime.decoding.compiled import Graph, compile_model
@@ -68,7 +69,8 @@ def made_up(weight: Weight) -> Iterator[Part]:
 
 def write_file(skeleton: Any, weights: dict[str, Weight], path: Path) -> None:
     """A .tflite file of `skeleton` with int8 weights that are made up."""
-    bound = bind(skeleton, weights, RECIPES["int8"])
+    stored = {name: storage("int8" if weight.role in CHOSEN else "fp32") for name, weight in weights.items()}
+    bound = bind(skeleton, weights, stored)
     with path.open("w+b") as file:
 
         def put(at: int, content: Any) -> None:

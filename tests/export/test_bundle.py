@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from ai_edge_litert.interpreter import Interpreter
-from ai_edge_quantizer import quantizer, recipe
 from litert_lm_builder import litertlm_builder, litertlm_peek
 
 from gemma_mtp.export.checkpoint.pair import open_pair
@@ -174,38 +173,6 @@ def test_further_verify_lengths_share_all_weights(small_int8: Path, small_length
 def test_shared_kv_check_fails_on_a_cache_that_the_target_does_not_write(read: dict, reason: str) -> None:
     with pytest.raises(UserError, match=reason):
         check_shared({"kv_cache_k_3": ((1, 1, 8, 4), "float32")}, read)
-
-
-def test_int8_weights_equal_ai_edge_quantizers(tmp_path: Path) -> None:
-    """A small float model quantized by ai-edge-quantizer holds the very bytes and scales that binding writes."""
-    import litert_torch
-    from ai_edge_litert import schema_py_generated as schema
-
-    from gemma_mtp.quantize.tensors import store
-
-    class Lookup(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.table, self.linear = torch.nn.Embedding(64, 48), torch.nn.Linear(48, 32, bias=False)
-
-        def forward(self, ids: torch.Tensor) -> torch.Tensor:
-            return self.linear(self.table(ids))
-
-    torch.manual_seed(0)
-    model, path = Lookup().eval(), tmp_path / "float.tflite"
-    litert_torch.convert(model, (torch.zeros(3, dtype=torch.int32),)).export(str(path))
-    quantized = quantizer.Quantizer(str(path), recipe.dynamic_wi8_afp32()).quantize().quantized_model
-    theirs = schema.ModelT.InitFromPackedBuf(bytes(quantized), 0)
-    constants = {
-        tuple(tensor.shape): (np.asarray(theirs.buffers[tensor.buffer].data).view(np.int8), tensor.quantization.scale)
-        for tensor in theirs.subgraphs[0].tensors
-        if tensor.type == schema.TensorType.INT8
-    }
-    for weight in (model.table.weight, model.linear.weight):
-        ours = store(weight.detach().numpy(), "int8")
-        data, scales = constants[tuple(weight.shape)]
-        np.testing.assert_array_equal(ours.data.reshape(-1), data)
-        np.testing.assert_array_equal(ours.scales, np.asarray(scales, dtype=np.float32))
 
 
 def test_token_ids_stay_exact_at_the_full_vocabulary() -> None:

@@ -74,6 +74,7 @@ class Oracle:
         from transformers import Gemma4AssistantForCausalLM, Gemma4ForCausalLM
 
         self.config, self.drafter_config = target_config.get_text_config(), drafter_config
+        self._target_config = target_config
         with torch.device("meta"):
             self.target = Gemma4ForCausalLM(self.config).eval()
         # Before the weights are streamed, as they are counted on the meta device.
@@ -85,6 +86,14 @@ class Oracle:
         stream_weights(self.target, target_weights, tied=tied)
         self.drafter = Gemma4AssistantForCausalLM(drafter_config).eval()
         self.drafter_names = _load(self.drafter, drafter_weights, tied=drafter_config.tie_word_embeddings)
+
+    def on(self, target_weights: WeightSource, drafter_weights: WeightSource) -> Oracle:
+        """The same models on other weights.
+
+        Raises:
+            UserError: a tensor is missing or cannot be read.
+        """
+        return Oracle(self._target_config, target_weights, self.drafter_config, drafter_weights)
 
     @property
     def bytes_needed(self) -> int:

@@ -123,6 +123,30 @@ THRESHOLDS = {
     ),
 }
 
+# Rounding a weight to float16 is off by at most 2^-12 of it; activations stay float32.
+THRESHOLDS["fp16"] = replace(
+    THRESHOLDS["fp32"],
+    embeddings=3e-4,
+    cache=1e-3,
+    cache_relative=1e-3,
+    logits=1e-3,
+    near_tie=0.06,
+    logits_mean=3e-4,
+    kl=1e-5,
+    activations=0.99999,
+    draft_logits=1e-3,
+    draft_activations=0.99999,
+    clusters=0.98,
+    cache_size=3e-4,
+    logits_size=1e-3,
+    activations_size=1e-3,
+    draft_activations_size=1e-3,
+)
+# Formats whose bundles are compared with transformers' models on the weights as they are stored: see
+# weights/as_stored.py. What is left is that activations are quantized at run time, as beside int8 weights.
+AS_STORED = ("int4", "int2")
+THRESHOLDS |= {name: replace(THRESHOLDS["int8"], embeddings=1e-6) for name in AS_STORED}
+
 # What caches of a dtype allow beyond the limits of the weights, where it is more.
 CACHE_LIMITS: dict[str, dict[str, float]] = {
     "float32": {},
@@ -186,8 +210,8 @@ def with_caches(limits: Thresholds, dtypes: Iterable[str]) -> Thresholds:
 
 def weight_format(constant_bytes: dict[str, int]) -> str:
     """The format whose limits apply to a model with these bytes of constants by dtype: its narrowest."""
-    narrow = [dtype for dtype in ("int2", "int4", "int8") if constant_bytes.get(dtype)]
-    return narrow[0] if narrow else "fp32"
+    names = {"int2": "int2", "int4": "int4", "int8": "int8", "float16": "fp16"}
+    return next((name for dtype, name in names.items() if constant_bytes.get(dtype)), "fp32")
 
 
 def read_thresholds(

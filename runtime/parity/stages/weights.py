@@ -86,9 +86,15 @@ def _worst_first(model: str, differences: Sequence[tuple[Constant, Difference]])
 
 def _unknown(model: str, constants: ModelConstants, matches: Sequence[Match]) -> Iterator[str]:
     known = {id(match.constant) for match in matches}
+    scales = {place for match in matches for place in match.constant.parameters}
     for constant in constants.constants:
         outside = constant.place[0] >= constants.flatbuffer_end
-        if id(constant) in known or (constant.elements <= _SMALL and not outside) or _is_regular(constant):
+        if (
+            id(constant) in known
+            or constant.place in scales
+            or (constant.elements <= _SMALL and not outside)
+            or _is_regular(constant)
+        ):
             continue
         yield f"{model}: {constant.name or 'a constant'}, {constant.dtype} {list(constant.shape)}, is no parameter's"
 

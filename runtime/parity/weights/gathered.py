@@ -33,7 +33,8 @@ def _merged(rows: Constant, scales: Constant) -> Constant:
     if stored is None and bool((own == 1).all()):
         quantization = None
     else:
-        common = stored.scales.astype(np.float32) if stored and stored.scales.size == 1 else np.ones(1, np.float32)
+        same = stored is not None and bool((stored.scales == stored.scales[:1]).all())
+        common = stored.scales[:1].astype(np.float32) if stored and same else np.ones(1, np.float32)
         zero_points = stored.zero_points if stored else np.zeros(1, np.int64)
         quantization = Quantization(common * own, zero_points)
     shape = own.size, rows.elements // own.size

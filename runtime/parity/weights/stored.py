@@ -4,7 +4,7 @@
 |---|---|
 | float32 | equal bit for bit |
 | float16, bfloat16 | the nearest such number, bit for bit |
-| int8, int4, int2 with scales | half a step; and the largest code of every scale is used |
+| int8, int4, int2 with scales | half a step; clipped only where that pays; no coarser than it has to be |
 | int32 | equal |
 
 Memory is that of a few blocks of rows, whatever the size of the constant.
@@ -23,12 +23,16 @@ from .parameters import Parameter
 
 # Float32 bytes of the rows that are compared at a time.
 BLOCK_BYTES = 64 << 20
-_BITS = {"int8": 8, "int4": 4, "int2": 2}
+BITS = {"int8": 8, "int4": 4, "int2": 2}
 _FLOATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # Of a step: quotient and product are rounded to float32 when a weight is quantized and here.
 _SLACK = 1e-3
 # Rows with nothing larger keep a scale of this over the largest code (ai-edge-quantizer, tensor_zp_scale_from_min_max).
 _LEAST_RANGE = 1e-9
+# Steps; values that lie on a lattice already, so that no other scale could come closer.
+_EXACT = 1e-3
+# ai-edge-quantizer, mse._MSE_QUANT_MULS.
+_OF_ROOT_MEAN_SQUARE = {8: 0.05408, 4: 0.37755}
 
 
 @dataclass(frozen=True)
@@ -107,19 +111,19 @@ def _form_problem(constant: Constant, parameter: Parameter) -> str | None:
         if (dtype != "int32") if integer else (dtype not in _FLOATS):
             return f"is stored as {dtype}{'' if quantization else ' without scales'}, which is not compared"
         return _size_problem(constant, 8 * (4 if integer else _FLOATS[dtype].itemsize))
-    if dtype not in _BITS:
+    if dtype not in BITS:
         return f"is stored as {dtype} with scales, a format that is not compared"
     if quantization.zero_points.any():
         return "has zero points, expected 0"
     if quantization.dimension or (parameter.shape[0] or shape[0]) != shape[0]:
         return f"has its scales along axis {quantization.dimension} of {list(shape)}, expected one for each row"
     columns = constant.elements // shape[0]
-    if columns * _BITS[dtype] % 8 or (quantization.block and columns % quantization.block):
+    if columns * BITS[dtype] % 8 or (quantization.block and columns % quantization.block):
         return f"has rows of {columns} values in {dtype}, which do not fill whole bytes or blocks"
     groups = columns // quantization.block if quantization.block else 1
     if quantization.scales.size not in (shape[0] * groups, 1):
         return f"has {quantization.scales.size} scales, expected {shape[0] * groups}"
-    return _size_problem(constant, _BITS[dtype])
+    return _size_problem(constant, BITS[dtype])
 
 
 def _size_problem(constant: Constant, bits: int) -> str | None:
@@ -136,9 +140,18 @@ def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
     return tuple(size for size in shape if size != 1) == tuple(size for size in wanted if size != 1)
 
 
+def dequantized(constant: Constant, start: int, stop: int) -> torch.Tensor:
+    """Float32 rows `[rows, columns]` that the codes of a quantized constant stand for."""
+    columns = constant.elements // constant.shape[0]
+    assert constant.quantization is not None
+    codes, scales = _block(constant, start, stop, columns), _scales(constant.quantization, start, stop)
+    values = codes.float().reshape(stop - start, scales.shape[1], -1) * scales.unsqueeze(-1)
+    return values.reshape(stop - start, *constant.shape[1:])
+
+
 def _block(constant: Constant, start: int, stop: int, columns: int) -> torch.Tensor:
     """Rows of stored numbers `[rows, columns]`: codes as int8, plain values in their own type."""
-    bits = _BITS.get(constant.dtype) or 8 * (_FLOATS.get(constant.dtype) or torch.int32).itemsize
+    bits = BITS.get(constant.dtype) or 8 * (_FLOATS.get(constant.dtype) or torch.int32).itemsize
     begin, end = start * columns * bits // 8, stop * columns * bits // 8
     raw = torch.from_numpy(np.array(np.frombuffer(constant.content[begin:end], np.uint8)))  # A copy, to be writable.
     if bits < 8:
@@ -206,14 +219,22 @@ def _compare_codes(
     error = (values - truth).abs()
     largest = truth.abs().amax(dim=-1)  # [rows, groups]
     errors = error.amax(dim=-1)
-    wrong = ~(errors <= scales * (0.5 + _SLACK))
-    steps = float((errors / scales.clamp_min(_LEAST_RANGE / 127))[~wrong].max()) if bool((~wrong).any()) else 0.0
+    most = (1 << (BITS[dtype] - 1)) - 1
+    # What lies beyond the last code is clipped to it. That pays where the whole row comes closer than half a step of
+    # the scale that would clip nothing.
+    coded = codes.reshape(rows, groups, -1)
+    clipped = ((coded == most) & (truth > values)) | ((coded == -most - 1) & (truth < values))
+    within = (error <= grid * (0.5 + _SLACK)) | clipped
+    pays = (error.square().mean(dim=-1).sqrt() <= largest / most * (0.5 + _SLACK)) | (errors <= scales * (0.5 + _SLACK))
+    wrong = ~(within.all(dim=-1) & pays & torch.isfinite(scales))
+    inside = torch.where(clipped, 0, error).amax(dim=-1) / scales.clamp_min(_LEAST_RANGE / 127)
+    steps = float(inside[~wrong].max()) if bool((~wrong).any()) else 0.0
     if len(scales) > 1 or rows == 1:  # One scale for all rows is fitted to the largest of them.
-        most = (1 << (_BITS[dtype] - 1)) - 1
-        used = codes.abs().reshape(rows, groups, -1).amax(dim=-1)
-        coarse = (used < most) & (codes.reshape(rows, groups, -1) != -most - 1).all(dim=-1) & (largest > _LEAST_RANGE)
+        used = coded.abs().amax(dim=-1)
+        coarse = (used < most) & (coded != -most - 1).all(dim=-1) & (largest > _LEAST_RANGE)
+        coarse &= ~_of_mean_square(scales, truth, BITS[dtype]) & ~(errors <= _EXACT * scales)
     else:
-        most, used, coarse = 0, torch.zeros_like(wrong), torch.zeros_like(wrong)
+        used, coarse = torch.zeros_like(wrong), torch.zeros_like(wrong)
     bad = (wrong | coarse).any(dim=1)
     if not bool(bad.any()):
         return steps
@@ -234,6 +255,15 @@ def _compare_codes(
             f"{parameter.row(start + row)}: codes reach {reached}, expected {most}: coarser than {dtype} has to be"
         )
     return steps
+
+
+def _of_mean_square(scales: torch.Tensor, truth: torch.Tensor, bits: int) -> torch.Tensor:
+    """Whether scales are those that ai-edge-quantizer's MSE takes, which leave codes unused where a row has no far
+    values; `[rows, groups]`."""
+    if bits not in _OF_ROOT_MEAN_SQUARE:
+        return torch.zeros_like(scales, dtype=torch.bool)
+    wanted = _OF_ROOT_MEAN_SQUARE[bits] * truth.square().mean(dim=-1).sqrt()
+    return (scales / wanted - 1).abs() < 1e-4
 
 
 def _text(

@@ -1,0 +1,1 @@
+"""What recipes cost: bytes, text, acceptance and time, side by side."""

@@ -1,0 +1,188 @@
+"""One recipe's price: exported, run, and compared with transformers' models on the checkpoint's own weights."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...quantize.formats import FP32
+from ...quantize.recipes import Recipe, Rule
+from ...runtime.benchmark import measure_costs
+from ...runtime.decoding.generation import GenerationOptions
+from ...runtime.decoding.statistics import Statistics
+from ...runtime.errors import UserError
+from ...runtime.model import Model, load
+from ...runtime.parity.oracle.oracle import Oracle
+from ...runtime.parity.report.measures import kl_divergence
+from ...runtime.text.prompts import Prompt
+from ..checkpoint.pair import Pair
+from ..options import ExportOptions
+from ..pipeline import export
+from ..progress import Reporter
+from .sizes import Shapes, component_bytes
+
+Progress = Callable[[str, str], None]
+BASE = "fp32"
+_REPETITIONS = 10
+
+
+@dataclass(frozen=True)
+class Price:
+    """What a recipe costs on given prompts.
+
+    Attributes:
+        recipe: its name.
+        components: bytes of weights by component, with scales.
+        bundle_bytes: of the whole bundle.
+        perplexity: of the prompts' own tokens.
+        kl: KL divergence of next-token distributions from transformers' in nats, the mean over the prompts' tokens.
+        top1: share of those tokens after which both find the same token most probable.
+        acceptance: share of drafted tokens that the target accepts in greedy answers; None where nothing was drafted.
+        tokens_per_pass: mean tokens for each pass of the target.
+        acceptance_float_drafter: `acceptance` with the drafter in float32; None if it was not measured.
+        seconds: of one decode step, one verify pass of the drafted tokens and one more, and one draft step, medians.
+    """
+
+    recipe: str
+    components: dict[str, int]
+    bundle_bytes: int
+    perplexity: float
+    kl: float
+    top1: float
+    acceptance: float | None
+    tokens_per_pass: float | None
+    acceptance_float_drafter: float | None
+    seconds: dict[str, float]
+
+    def acceptance_loss(self, base: Price) -> float | None:
+        """How much of the acceptance of `base` is lost, as a share of it; negative where it gained."""
+        if not base.acceptance or self.acceptance is None:
+            return None
+        return 1 - self.acceptance / base.acceptance
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What all recipes are measured on.
+
+    `oracle` is transformers' models on the checkpoints of `pair`; `options` are of every export, but for the recipe;
+    `prompts` are held-out text and what answers of `max_tokens` begin with.
+    """
+
+    pair: Pair
+    options: ExportOptions
+    oracle: Oracle
+    prompts: tuple[Prompt, ...]
+    max_tokens: int
+    skeletons: Path | None
+    threads: int | None = None
+
+    def price(self, recipe: Recipe, on_progress: Progress) -> Price:
+        """Export with `recipe`, measure, and delete the bundle again.
+
+        Raises:
+            UserError: the recipe does not fit the pair, or a prompt the context.
+        """
+        shapes = Shapes("pair", self.pair.target_config, self.pair.drafter_config)
+        components = component_bytes(shapes, recipe, self.options.backends, self.options.context_length)
+        with _exported(self, recipe, lambda: on_progress(recipe.name, "exporting")) as bundle:
+            size = bundle.path.stat().st_size
+            on_progress(recipe.name, "text")
+            kl, top1, perplexity = self._text(bundle.model)
+            on_progress(recipe.name, "acceptance")
+            statistics = self._answers(bundle.model)
+            on_progress(recipe.name, "costs of single steps")
+            costs = measure_costs(bundle.model.engine, _REPETITIONS)
+        verify = costs.held_pass(self.options.draft_tokens + 1)
+        float_drafter = None
+        if components.get("drafter.head") and not _stores_drafter_exactly(recipe):
+            with _exported(self, _with_float_drafter(recipe), lambda: on_progress(recipe.name, "float drafter")) as one:
+                float_drafter = self._answers(one.model).acceptance_rate
+        return Price(
+            recipe.name, components, size, perplexity, kl, top1, statistics.acceptance_rate,
+            statistics.tokens_per_pass, float_drafter,
+            {"decode": costs.decode, "verify": verify, "draft": costs.draft},
+        )  # fmt: skip
+
+    def _text(self, model: Model) -> tuple[float, float, float]:
+        """KL, top-1 agreement and perplexity over the tokens of all prompts."""
+        divergences, same, losses = [], [], []
+        for number, prompt in enumerate(self.prompts, 1):
+            tokens = model.encode(model.text_of(prompt))
+            if len(tokens) > self.options.context_length:
+                raise UserError(
+                    f"--prompts: prompt {number} has {len(tokens)} tokens, the context {self.options.context_length}"
+                )
+            truth = self.oracle.run(tokens, range(len(tokens) - 1))
+            for slot, (token, following) in enumerate(pairwise(tokens)):
+                found = model.engine.decode(token, slot).logits[0]
+                wanted = truth.logits_at(slot)
+                divergences.append(kl_divergence(wanted, found))
+                same.append(int(found.argmax()) == int(wanted.argmax()))
+                losses.append(float(np.logaddexp.reduce(found.astype(np.float64)) - found[following]))
+            model.reset()
+        return float(np.mean(divergences)), float(np.mean(same)), float(np.exp(np.mean(losses)))
+
+    def _answers(self, model: Model) -> Statistics:
+        total = Statistics()
+        for prompt in self.prompts:
+            model.reset()
+            total.merge(model.stream_prompt(prompt, GenerationOptions(max_tokens=self.max_tokens)).finish().statistics)
+        return total
+
+
+@dataclass
+class _exported:  # noqa: N801
+    """The bundle of a recipe while the block runs; its files are removed afterwards."""
+
+    comparison: Comparison
+    recipe: Recipe
+    tell: Callable[[], None]
+
+    def __enter__(self) -> _exported:
+        self.tell()
+        self._folder = Path(tempfile.mkdtemp(prefix="gemma-mtp-compare-"))
+        work = self.comparison
+        try:
+            self.path = export(
+                work.pair, replace(work.options, recipe=self.recipe), self._folder / "out", _silent(),
+                skeleton_cache=work.skeletons,
+            )  # fmt: skip
+            self.model = load(self.path, work.threads)
+        except BaseException:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        del self.model
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _silent() -> Reporter:
+    from rich.console import Console
+
+    return Reporter(Console(stderr=True), quiet=True)
+
+
+def _with_float_drafter(recipe: Recipe) -> Recipe:
+    return replace(recipe, rules=(Rule(("drafter.*",), FP32, optional=True), *(_optional(recipe.rules))))
+
+
+def _optional(rules: Sequence[Rule]) -> list[Rule]:
+    return [replace(rule, optional=True) for rule in rules]
+
+
+def _stores_drafter_exactly(recipe: Recipe) -> bool:
+    return {rule.stored_as for rule in recipe.rules} == {FP32}

@@ -1,0 +1,122 @@
+"""Which weight of which model is stored how: a recipe's rules applied to the models of a bundle."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from ...quantize.formats import FP32, Storage
+from ...quantize.recipes import Recipe, Rule, TensorName
+from ...runtime.bundle.names import EMBEDDER, HEAD_ROWS, MTP_DRAFTER, PER_LAYER_EMBEDDER, PREFILL_DECODE
+from ...runtime.errors import UserError
+from ...runtime.gpu.check import GPU_MODELS
+from ..checkpoint.config import DecoderConfig
+from ..checkpoint.weights import CENTROIDS, EMBEDDING, HEAD, Role, Weight
+
+Stored = dict[str, dict[str, Storage]]
+
+
+class HasWeights(Protocol):
+    """A model of a bundle, such as a ModelPlan: its configuration and its weights by name."""
+
+    @property
+    def config(self) -> DecoderConfig: ...
+
+    @property
+    def weights(self) -> Mapping[str, Weight]: ...
+
+
+_LAYER = re.compile(r"layers\.(\d+)\.(.+)\.weight")
+# What recipes call the rooms of a bundle, and the weights in them that belong to no layer.
+_ROOMS = {PREFILL_DECODE: "target", MTP_DRAFTER: "drafter"}
+_TABLES = {EMBEDDER: "embedder", PER_LAYER_EMBEDDER: "per_layer_embedder"}
+_PLAIN = {
+    EMBEDDING: "head",
+    HEAD: "head",
+    HEAD_ROWS: "head",
+    CENTROIDS: "centroids",
+    "pre_projection.weight": "pre_projection",
+    "post_projection.weight": "post_projection",
+    "per_layer_model_projection.weight": "per_layer.model_projection",
+}
+_IN_LAYER = {"self_attn.": "attention.", "mlp.": "mlp.", "per_layer_input_gate": "per_layer.input_gate"}
+_IN_LAYER["per_layer_projection"] = "per_layer.projection"
+CHOSEN = (Role.LINEAR, Role.TABLE, Role.GATHERED)
+
+
+def tensor_name(model: str, config: DecoderConfig, weight: Weight) -> TensorName | None:
+    """What recipes call `weight` of the bundle's `model`; None for one that is always exact."""
+    if weight.role not in CHOSEN:
+        return None
+    if model in _TABLES:
+        return TensorName(_TABLES[model])
+    room = _ROOMS[model]
+    found = _LAYER.fullmatch(weight.name)
+    if not found:
+        return TensorName(f"{room}.{_PLAIN[weight.name]}")
+    layer, name = int(found[1]), found[2]
+    for old, new in _IN_LAYER.items():
+        if name.startswith(old):
+            name = new + name.removeprefix(old)
+            break
+    kinds = {"own-kv" if layer < config.own_kv_layers else "shared-kv"}
+    if config.mlp_width(layer) > config.intermediate_size:
+        kinds.add("double-wide")
+    return TensorName(f"{room}.{name}", layer, frozenset(kinds))
+
+
+def plan_storage(models: Mapping[str, HasWeights], recipe: Recipe, backends: Sequence[str]) -> Stored:
+    """How every weight of `models` is stored, by model and weight name.
+
+    Raises:
+        UserError: the recipe does not fit the models (see `Recipe.choose`), a weight cannot be stored so, or `backends`
+            has one that does not run it.
+    """
+    names = {
+        model: {weight.name: tensor_name(model, plan.config, weight) for weight in plan.weights.values()}
+        for model, plan in models.items()
+    }
+    rules = recipe.choose(name for entries in names.values() for name in entries.values() if name)
+    stored: Stored = {}
+    for model, plan in models.items():
+        stored[model] = {}
+        for weight in plan.weights.values():
+            name = names[model][weight.name]
+            if name is None:
+                stored[model][weight.name] = FP32
+                continue
+            rule = rules[name]
+            if problem := _problem(model, name, weight, rule, backends):
+                raise UserError(f"{rule.place}: {problem}")
+            stored[model][weight.name] = rule.stored_as
+    return stored
+
+
+def _problem(model: str, name: TensorName, weight: Weight, rule: Rule, backends: Sequence[str]) -> str | None:
+    form = rule.stored_as.format
+    columns = math.prod(weight.shape[1:])
+    if form.block and weight.role is Role.GATHERED:
+        return f"{name} in {form.name}: the rows of a clustered head are copied whole; store it per channel"
+    if form.name == "fp16" and weight.role is Role.GATHERED and "gpu" in backends:
+        return f"{name} in fp16: the GPU refuses to copy its rows; use int8 or fp32, or export with --backends cpu"
+    if columns * form.bits % 8 or (form.block and columns % form.block):
+        unit = f"blocks of {form.block}" if form.block else "whole bytes"
+        fitting = "a smaller block, or a format per channel" if form.block else "int8"
+        return f"{name} in {form.name}: its rows of {columns} values do not fill {unit}; use {fitting}"
+    for backend in backends:
+        if backend not in form.backends and model in GPU_MODELS:
+            return (
+                f"{name} in {form.name}: LiteRT's {backend.upper()} accelerator crashes on it; export with --backends"
+                f" {','.join(form.backends)}, or store it per channel"
+            )
+    return None
+
+
+def stored_bytes(stored: Mapping[str, Storage], weight: Weight) -> int:
+    """Bytes that `weight` takes in a model's file, with scales."""
+    form = stored[weight.name].format
+    if weight.role is Role.GATHERED:
+        return form.data_bytes(weight.shape)
+    return form.data_bytes(weight.shape) + form.scale_bytes(weight.shape)
