@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from ...runtime.bundle.codes import Codes
 from ...runtime.errors import UserError
 from ...runtime.fields import Fields, is_there, read_object
 from .forms import INDEX, SINGLE, lone_shards, missing_shards, unmerged_peft, what_it_is
@@ -30,8 +31,8 @@ _TEXT_FILES = (
 
 
 @dataclass(frozen=True)
-class _Entry:
-    """Where one tensor lies, from its file's header."""
+class Entry:
+    """Where one tensor lies, and how, from its file's header."""
 
     file: Path
     dtype: str
@@ -139,6 +140,14 @@ class Checkpoint:
         """Whether a tensor's values are made on reading, not stored."""
         return False
 
+    def trained_bits(self, name: str) -> int | None:
+        """Bits of a tensor's codes, if it holds those and not values."""
+        return None
+
+    def codes(self, name: str, rows: Sequence[int]) -> Codes:
+        """The given rows of a tensor that holds codes."""
+        raise ValueError(f"{name} holds values")
+
     def check(self, weights: Iterable[Weight]) -> None:
         """Check that every weight is there with its shape and a dtype that can be read.
 
@@ -146,22 +155,8 @@ class Checkpoint:
             UserError: naming the first tensor that is missing or wrong.
         """
         for weight in weights:
-            if weight.source is None:
-                continue
-            name, entry = self._find(weight.source)
-            if entry.shape != weight.source_shape:
-                found, expected = list(entry.shape), list(weight.source_shape)
-                if "embed_tokens" in name and found[1:] == expected[1:]:
-                    raise UserError(
-                        f"{entry.file}: {name} has {found[0]} rows, but config.json says {expected[0]}: tokens were"
-                        " added or removed, and the configuration was not saved with them;"
-                        " resize_token_embeddings() changes both"
-                    )
-                raise UserError(f"{entry.file}: {name} has shape {found}, expected {expected} from config.json")
-            integer = entry.dtype in _INTEGER_DTYPES
-            if entry.dtype not in _FLOAT_DTYPES | _INTEGER_DTYPES or integer != (weight.role.value == "index"):
-                kind = "I32 or I64" if weight.role.value == "index" else "BF16, F16 or F32"
-                raise UserError(f"{entry.file}: {name} is stored as {entry.dtype}, expected {kind}")
+            if weight.source is not None:
+                self._check_form(weight, *self._find(weight.source))
 
     def read(self, name: str) -> torch.Tensor:
         """One tensor by its name without the prefix: float32, or as stored where it holds integers."""
@@ -177,22 +172,28 @@ class Checkpoint:
         return self._take(name, rows)
 
     def _take(self, name: str, rows: Sequence[int]) -> torch.Tensor:
-        full, entry = self._find(name)
+        tensor = self._rows_of(*self._find(name), rows)
+        return tensor.float() if tensor.is_floating_point() else tensor
+
+    def _rows_of(self, full: str, entry: Entry, rows: Sequence[int]) -> torch.Tensor:
+        """Rows of the tensor stored as `full`, in the type that it is stored in."""
         self._pinned.check_file(entry.file)  # Reading a mapped file that was cut short ends the process.
         try:
             with safe_open(entry.file, framework="pt") as file:
                 part = file.get_slice(full)
-                if isinstance(rows, range):
+                if not entry.shape:
+                    tensor = file.get_tensor(full)
+                elif isinstance(rows, range):
                     tensor = part[rows.start : rows.stop]
                 else:
                     tensor = torch.cat([part[row : row + 1] for row in rows])
         except (OSError, SafetensorError) as error:
             raise UserError(f"{entry.file}: {full} cannot be read ({error})") from error
-        return tensor.float() if tensor.is_floating_point() else tensor
+        return tensor
 
     def left_out(self, weights: Iterable[Weight]) -> dict[str, int]:
         """Number of tensors that no weight is made from, by what they belong to (`vision_tower`, `layers.24`, ...)."""
-        used = {self._find(weight.source)[0] for weight in weights if weight.source}
+        used = self._used_names(weights)
         groups: dict[str, int] = {}
         for name in self._entries:
             if name not in used:
@@ -202,7 +203,25 @@ class Checkpoint:
                 groups[group] = groups.get(group, 0) + 1
         return groups
 
-    def _find(self, name: str) -> tuple[str, _Entry]:
+    def _used_names(self, weights: Iterable[Weight]) -> set[str]:
+        return {self._find(weight.source)[0] for weight in weights if weight.source}
+
+    def _check_form(self, weight: Weight, name: str, entry: Entry) -> None:
+        if entry.shape != weight.source_shape:
+            found, expected = list(entry.shape), list(weight.source_shape)
+            if "embed_tokens" in name and found[1:] == expected[1:]:
+                raise UserError(
+                    f"{entry.file}: {name} has {found[0]} rows, but config.json says {expected[0]}: tokens were"
+                    " added or removed, and the configuration was not saved with them;"
+                    " resize_token_embeddings() changes both"
+                )
+            raise UserError(f"{entry.file}: {name} has shape {found}, expected {expected} from config.json")
+        integer = entry.dtype in _INTEGER_DTYPES
+        if entry.dtype not in _FLOAT_DTYPES | _INTEGER_DTYPES or integer != (weight.role.value == "index"):
+            kind = "I32 or I64" if weight.role.value == "index" else "BF16, F16 or F32"
+            raise UserError(f"{entry.file}: {name} is stored as {entry.dtype}, expected {kind}")
+
+    def _find(self, name: str) -> tuple[str, Entry]:
         found = self._stored_name(name)
         if found is None and name == EMBEDDING and self.declares_tied_head:
             found = self._stored_name(HEAD)  # transformers ties either to the one that is there.
@@ -255,8 +274,8 @@ class Checkpoint:
             )
         return shards
 
-    def _read_headers(self) -> dict[str, _Entry]:
-        entries: dict[str, _Entry] = {}
+    def _read_headers(self) -> dict[str, Entry]:
+        entries: dict[str, Entry] = {}
         for path in self._files:
             try:
                 with safe_open(path, framework="pt") as file:
@@ -267,7 +286,7 @@ class Checkpoint:
                                 " mixed here; expected each tensor once"
                             )
                         part = file.get_slice(name)
-                        entries[name] = _Entry(path, part.get_dtype(), tuple(part.get_shape()))
+                        entries[name] = Entry(path, part.get_dtype(), tuple(part.get_shape()))
             except (OSError, SafetensorError) as error:
                 raise UserError(f"{path}: not a whole safetensors file ({error}); download it again") from error
         return entries

@@ -13,6 +13,8 @@ from .config import DecoderConfig, DrafterConfig, TargetConfig, check_pair
 from .files import Checkpoint
 from .forms import is_adapter
 from .hub import resolve
+from .quantized.packed import open_checkpoint
+from .quantized.settings import holds_codes
 from .read_config import read_drafter_config, read_target_config
 from .weights import EMBEDDING, HEAD
 
@@ -48,7 +50,7 @@ def open_pair(target: str, drafter: str, adapters: Sequence[str] = ()) -> Pair:
     target_checkpoint = _open_target(target, adapters)
     target_where = str(target_checkpoint.path("config.json"))
     target_config = read_target_config(target_checkpoint.config, target_where)
-    drafter_checkpoint = Checkpoint(drafter)
+    drafter_checkpoint = open_checkpoint(drafter)
     drafter_where = str(drafter_checkpoint.path("config.json"))
     drafter_config = read_drafter_config(drafter_checkpoint.config, drafter_where)
     check_pair(target_config, drafter_config, drafter_where)
@@ -66,7 +68,15 @@ def open_pair(target: str, drafter: str, adapters: Sequence[str] = ()) -> Pair:
 def _open_target(source: str, adapters: Sequence[str]) -> Checkpoint:
     folder = resolve(source)
     if not is_adapter(folder):
-        return AdaptedCheckpoint(source, adapters) if adapters else Checkpoint(source)
+        if not adapters:
+            return open_checkpoint(source)
+        adapted = AdaptedCheckpoint(source, adapters)
+        if holds_codes(adapted.config, str(adapted.path("config.json"))):
+            raise UserError(
+                f"{adapted.path('config.json')}: a quantized checkpoint, into whose codes no adapter can be merged; give"
+                " the bf16 model that the adapter was trained on"
+            )
+        return adapted
     base = base_model(folder)
     advice = f"give the model that it was trained on, not quantized, and --adapter {source}"
     if base is None:
