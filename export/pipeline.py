@@ -20,7 +20,7 @@ from .bundle.packing import MODELS, BundleParts, write_bundle
 from .bundle.template import adapted_text, as_dict, explanation, verdict
 from .checkpoint.files import describe_left_out
 from .checkpoint.pair import Pair, fine_tune_note
-from .checkpoint.values import read_weight
+from .checkpoint.quantized.kept import read_stored, trained_bits
 from .checks import check_places, check_space
 from .graphs.bind import BoundFile, bind
 from .graphs.blocks import SLOTS_PER_BLOCK, loop_over_blocks
@@ -97,7 +97,8 @@ def export(
         for line in describe_left_out(checkpoint.left_out(used)):
             reporter.say(f"{checkpoint.folder.name}: skipping {line}")
 
-    stored = plan_storage(models, options.recipe, options.backends)
+    trained = {name: trained_bits(model.checkpoint, model.weights.values()) for name, model in models.items()}
+    stored = plan_storage(models, options.recipe, options.backends, trained)
     check_space(out, models, stored, text.tokenizer)
     scales = _cache_scales(pair, kv, kv_cache_prompts, chat_template, reporter)
     with staged_folder(out) as staging:
@@ -125,7 +126,9 @@ def export(
                     skeleton,
                     model.weights,
                     stored[name],
-                    lambda weight, model=model: read_weight(model.checkpoint, model.config, weight),
+                    lambda weight, model=model, stored=stored[name]: read_stored(
+                        model.checkpoint, model.config, weight, stored[weight.name]
+                    ),
                     paths[name],
                     lambda weight, advance=advance: advance(elements(weight), weight.name),
                 )

@@ -14,7 +14,8 @@ from typing import Literal
 from ..runtime.errors import UserError
 
 Backend = Literal["cpu", "gpu"]
-Algorithm = Literal["min_max", "octav", "mse", "recovery"]
+# "kept": codes and scales are the checkpoint's own; no recipe can ask for it.
+Algorithm = Literal["min_max", "octav", "mse", "recovery", "kept"]
 
 
 @dataclass(frozen=True)
@@ -110,4 +111,9 @@ def nearest(name: str, known: Collection[str]) -> str:
     return f"; did you mean {' or '.join(close)}?" if close else f", expected one of {', '.join(known)}"
 
 
-FP32 = storage("fp32")
+def kept(bits: int) -> Storage:
+    """Codes of `bits` bits with a scale a channel, as a checkpoint has them."""
+    return Storage(FORMATS[f"int{bits}"], "kept")
+
+
+FP32, INT8 = storage("fp32"), storage("int8")

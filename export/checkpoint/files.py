@@ -46,7 +46,10 @@ class Checkpoint:
         source: what the person gave.
         folder: where the files are.
         config: contents of `config.json`.
+        packed: whether large weights are codes.
     """
+
+    packed = False
 
     def __init__(self, source: str) -> None:
         """Read the configuration and the headers of all weight files; no tensor yet.
@@ -147,6 +150,10 @@ class Checkpoint:
     def codes(self, name: str, rows: Sequence[int]) -> Codes:
         """The given rows of a tensor that holds codes."""
         raise ValueError(f"{name} holds values")
+
+    def static_scales(self, weights: Iterable[Weight]) -> dict[str, dict[str, float]]:
+        """Scales of activations and caches that belong to the codes of `weights`, by module and kind."""
+        return {}
 
     def check(self, weights: Iterable[Weight]) -> None:
         """Check that every weight is there with its shape and a dtype that can be read.

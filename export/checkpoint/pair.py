@@ -73,8 +73,8 @@ def _open_target(source: str, adapters: Sequence[str]) -> Checkpoint:
         adapted = AdaptedCheckpoint(source, adapters)
         if holds_codes(adapted.config, str(adapted.path("config.json"))):
             raise UserError(
-                f"{adapted.path('config.json')}: a quantized checkpoint, into whose codes no adapter can be merged; give"
-                " the bf16 model that the adapter was trained on"
+                f"{adapted.path('config.json')}: a quantized checkpoint, into whose codes no adapter can be merged;"
+                " give the bf16 model that the adapter was trained on"
             )
         return adapted
     base = base_model(folder)

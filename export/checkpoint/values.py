@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 
+from ...runtime.bundle.codes import Codes
 from ...runtime.errors import UserError
 from .config import LAYER_TYPES, AttentionConfig, DecoderConfig
 from .files import Checkpoint
@@ -44,6 +45,23 @@ def read_weight(
     for start in range(0, rows, step):
         block = checkpoint.read_rows(weight.source, start, min(rows, start + step))
         yield _finite(checkpoint, weight, block).numpy()
+
+
+def read_codes(
+    checkpoint: Checkpoint, weight: Weight, bits: int, block_bytes: int = _BLOCK_BYTES
+) -> Iterator[Codes]:
+    """Codes of `weight`, which the checkpoint holds as such, in blocks of whole rows; widened to `bits` each.
+
+    Raises:
+        UserError: they cannot be read, or a scale is no positive number.
+    """
+    assert weight.source is not None
+    order: Sequence[int] = range(weight.source_shape[0])
+    if weight.name == HEAD_ROWS:
+        order = checkpoint.read(TOKEN_ORDERING).tolist()
+    step = max(1, block_bytes // math.prod(weight.source_shape[1:]))
+    for start in range(0, len(order), step):
+        yield checkpoint.codes(weight.source, order[start : start + step]).widened(bits)
 
 
 def rope_table(attention: AttentionConfig, length: int) -> torch.Tensor:

@@ -15,7 +15,8 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from ...quantize.formats import Storage
-from ...quantize.tensors import store
+from ...quantize.tensors import StoredTensor, store
+from ...runtime.bundle.codes import Codes
 from ...runtime.bundle.flatbuffer import pack
 from ...runtime.errors import UserError
 from ..checkpoint.hub import sha256_of
@@ -61,7 +62,7 @@ def bind(
     model: Any,
     weights: dict[str, Weight],
     stored: Mapping[str, Storage],
-    read: Callable[[Weight], Iterable[np.ndarray]],
+    read: Callable[[Weight], Iterable[np.ndarray | Codes]],
     path: Path,
     on_progress: Callable[[Weight], None] = lambda weight: None,
 ) -> BoundFile:
@@ -71,7 +72,8 @@ def bind(
         model: object form; changed in place.
         weights: every weight of the model by name.
         stored: how each is stored, by name. All signatures share one buffer per weight.
-        read: gives a weight's values in blocks of whole rows, float32, or int32 where its role is INDEX.
+        read: gives a weight's values in blocks of whole rows, float32, or int32 where its role is INDEX; codes go
+            into the file as they are.
         path: a new file.
         on_progress: called with each weight as it is written.
 
@@ -178,13 +180,13 @@ def _write_scales(file: BinaryIO, slot: _Slot, scales: np.ndarray | None) -> np.
     return common
 
 
-def _write_blocks(file: BinaryIO, slot: _Slot, blocks: Iterable[np.ndarray]) -> np.ndarray | None:
+def _write_blocks(file: BinaryIO, slot: _Slot, blocks: Iterable[np.ndarray | Codes]) -> np.ndarray | None:
     """Write a weight's rows block by block; one scale per row if its format has them. Rows are quantized alone, so
     the result does not depend on the blocks."""
     written, scales = 0, []
     for block in blocks:
         try:
-            stored = store(block, slot.stored_as)
+            stored = _stored(block, slot.stored_as)
         except ValueError as error:
             raise UserError(f"{slot.weight.source}: {error}; store it in another format") from error
         written += file.write(stored.data.data)
@@ -193,6 +195,12 @@ def _write_blocks(file: BinaryIO, slot: _Slot, blocks: Iterable[np.ndarray]) -> 
     if written != slot.size:
         raise AssertionError(f"{slot.weight.name}: wrote {written} bytes, expected {slot.size}")
     return np.concatenate(scales) if scales else None
+
+
+def _stored(block: np.ndarray | Codes, stored_as: Storage) -> StoredTensor:
+    if isinstance(block, Codes):
+        return StoredTensor(block.data.reshape(-1), block.scales)
+    return store(block, stored_as)
 
 
 def _round_up(size: int) -> int:

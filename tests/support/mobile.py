@@ -101,7 +101,7 @@ def _quantize(model: Any, settings: Any, run: Callable[[], None]) -> None:
 
 
 def _fill(module: Any, values: torch.Tensor) -> None:
-    """All codes from the lowest on are used, as training does: a row's lowest code stands for its largest value, too."""
+    """Codes from the lowest on are used, as training does; what lies beyond them is cut off."""
     bits, lowest = module.num_bits, -(1 << (module.num_bits - 1))
     divisor = {2: 1.6, 4: 7.5, 8: 127.5}[bits]
     scale = (values.abs().amax(dim=1, keepdim=True) / divisor).clamp_min(1e-6)

@@ -60,6 +60,8 @@ class PackedCheckpoint(Checkpoint):
     They read as the float32 values that transformers computes from them; `codes` gives them as they are.
     """
 
+    packed = True
+
     def trained_bits(self, name: str) -> int | None:
         """Bits of a tensor's codes, if it holds those and not values.
 
@@ -111,9 +113,8 @@ class PackedCheckpoint(Checkpoint):
         found: dict[str, dict[str, float]] = {}
         for name in sorted(self._companions(weights)):
             module, _, kind = name.rpartition(".")
-            if kind in _STATIC:
-                if value := self._scalar(name):
-                    found.setdefault(module.removeprefix(self.prefix), {})[kind] = value
+            if kind in _STATIC and (value := self._scalar(name)):
+                found.setdefault(module.removeprefix(self.prefix), {})[kind] = value
         return found
 
     @cached_property

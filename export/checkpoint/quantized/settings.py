@@ -50,7 +50,7 @@ def holds_codes(config: Mapping[str, Any], where: str) -> bool:
         options.choice("num_bits", BITS, settings.values.get("num_bits", 4))
         for key in options.values:
             if key != "num_bits":
-                raise UserError(f"{where}: {options.path}{key} is unknown; expected num_bits alone, as transformers 5.24")
+                raise UserError(f"{where}: {options.path}{key} is unknown, expected num_bits alone (transformers 5.24)")
     return True
 
 
