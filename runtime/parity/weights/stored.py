@@ -5,6 +5,7 @@
 | float32 | equal bit for bit |
 | float16, bfloat16 | the nearest such number, bit for bit |
 | int8, int4, int2 with scales | half a step; clipped only where that pays; no coarser than it has to be |
+| codes that the checkpoint holds itself, in as many bits or more | codes and scales equal bit for bit |
 | int32 | equal |
 
 Memory is that of a few blocks of rows, whatever the size of the constant.
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ...bundle.codes import Codes
 from ...bundle.constants import Constant, Quantization
 from .parameters import Parameter
 
@@ -93,6 +95,11 @@ def compare(constant: Constant, parameter: Parameter, block_bytes: int = BLOCK_B
             _compare_plain(worst, parameter, block, expected, start)
         else:
             scales = _scales(constant.quantization, start, stop)
+            if parameter.codes and not constant.quantization.block:
+                trained = parameter.codes(start, stop)
+                if trained.bits <= _BITS[constant.dtype]:
+                    _compare_trained(worst, parameter, block, scales, trained, start)
+                    continue
             steps = max(steps, _compare_codes(worst, parameter, constant.dtype, block, scales, expected, start))
     if not worst.rows:
         return Compared(None, steps)
@@ -264,6 +271,33 @@ def _of_mean_square(scales: torch.Tensor, truth: torch.Tensor, bits: int) -> tor
         return torch.zeros_like(scales, dtype=torch.bool)
     wanted = _OF_ROOT_MEAN_SQUARE[bits] * truth.square().mean(dim=-1).sqrt()
     return (scales / wanted - 1).abs() < 1e-4
+
+
+def _compare_trained(
+    worst: _Worst, parameter: Parameter, codes: torch.Tensor, scales: torch.Tensor, trained: Codes, start: int
+) -> None:
+    """See that codes and scales are the checkpoint's own, not another rounding of the values."""
+    wanted, steps = torch.from_numpy(trained.unpacked()), torch.from_numpy(trained.scales)
+    found = scales.expand(len(codes), 1)[:, 0]
+    other_code, other_scale = codes != wanted, found != steps
+    rows = other_code.any(dim=1) | other_scale
+    if not bool(rows.any()):
+        return
+    error = (codes.float() * found[:, None] - wanted.float() * steps[:, None]).abs()
+    largest = (wanted.float().abs().amax(dim=1) * steps).clamp_min(1e-30)
+    row = worst.see(error.amax(dim=1) / largest, rows)
+    if row is None:
+        return
+    if bool(other_code[row].any()):
+        column = int(torch.where(other_code[row], error[row].nan_to_num(nan=math.inf), -1.0).argmax())
+        worst.text = (
+            f"{parameter.row(start + row)}, column {column}: code {int(codes[row, column])}, expected"
+            f" {int(wanted[row, column])}, as trained"
+        )
+    else:
+        worst.text = (
+            f"{parameter.row(start + row)}: scale {float(found[row]):.6g}, expected {float(steps[row]):.6g}, as trained"
+        )
 
 
 def _text(
