@@ -97,7 +97,7 @@ def compare(constant: Constant, parameter: Parameter, block_bytes: int = BLOCK_B
             scales = _scales(constant.quantization, start, stop)
             if parameter.codes and not constant.quantization.block:
                 trained = parameter.codes(start, stop)
-                if trained.bits <= _BITS[constant.dtype]:
+                if trained.bits <= BITS[constant.dtype]:
                     _compare_trained(worst, parameter, block, scales, trained, start)
                     continue
             steps = max(steps, _compare_codes(worst, parameter, constant.dtype, block, scales, expected, start))
