@@ -14,7 +14,6 @@ from .files import Checkpoint
 from .forms import is_adapter
 from .hub import resolve
 from .quantized.packed import open_checkpoint
-from .quantized.settings import holds_codes
 from .read_config import read_drafter_config, read_target_config
 from .weights import EMBEDDING, HEAD
 
@@ -68,15 +67,13 @@ def open_pair(target: str, drafter: str, adapters: Sequence[str] = ()) -> Pair:
 def _open_target(source: str, adapters: Sequence[str]) -> Checkpoint:
     folder = resolve(source)
     if not is_adapter(folder):
-        if not adapters:
-            return open_checkpoint(source)
-        adapted = AdaptedCheckpoint(source, adapters)
-        if holds_codes(adapted.config, str(adapted.path("config.json"))):
+        checkpoint = open_checkpoint(source)
+        if adapters and checkpoint.packed:
             raise UserError(
-                f"{adapted.path('config.json')}: a quantized checkpoint, into whose codes no adapter can be merged;"
-                " give the bf16 model that the adapter was trained on"
+                f"{checkpoint.folder}: a quantized checkpoint, into whose codes no adapter can be merged; give the bf16"
+                " model that the adapter was trained on"
             )
-        return adapted
+        return AdaptedCheckpoint(source, adapters) if adapters else checkpoint
     base = base_model(folder)
     advice = f"give the model that it was trained on, not quantized, and --adapter {source}"
     if base is None:
