@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from ...runtime.bundle.codes import Codes
 from ...runtime.errors import UserError
 from ...runtime.fields import Fields, is_there, read_object
+from ...runtime.parity.weights.codes import Codes
 from .forms import INDEX, SINGLE, lone_shards, missing_shards, unmerged_peft, what_it_is
 from .hub import PinnedFiles, resolve
 from .weights import EMBEDDING, HEAD, Weight

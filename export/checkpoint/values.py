@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from ...runtime.bundle.codes import Codes
 from ...runtime.errors import UserError
+from ...runtime.parity.weights.codes import Codes
 from .config import LAYER_TYPES, AttentionConfig, DecoderConfig
 from .files import Checkpoint
 from .weights import HEAD_ROWS, INVERSE_ORDERING, ROPE_TABLES, TOKEN_ORDERING, Weight

@@ -16,9 +16,9 @@ from ai_edge_litert import schema_py_generated as schema
 
 from ...quantize.formats import Storage
 from ...quantize.tensors import StoredTensor, store
-from ...runtime.bundle.codes import Codes
 from ...runtime.bundle.flatbuffer import pack
 from ...runtime.errors import UserError
+from ...runtime.parity.weights.codes import Codes
 from ..checkpoint.hub import sha256_of
 from ..checkpoint.weights import HEAD_ROWS, HEAD_SCALES, Role, Weight
 from .skeleton import fill_instead_of_broadcast, gather_rows, open_half_floats

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from ....quantize.formats import Storage
-from ....runtime.bundle.codes import Codes
+from ....runtime.parity.weights.codes import Codes
 from ..config import DecoderConfig
 from ..files import Checkpoint
 from ..values import read_codes, read_weight

@@ -20,8 +20,8 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from ....runtime.bundle.codes import Codes
 from ....runtime.errors import UserError
+from ....runtime.parity.weights.codes import Codes
 from ..files import Checkpoint, Entry
 from ..read_config import read_drafter_config, read_target_config
 from ..weights import (

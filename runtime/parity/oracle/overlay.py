@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ...bundle.codes import Codes
+from ..weights.codes import Codes
 from .streaming import WeightSource
 
 

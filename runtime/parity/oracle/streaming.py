@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from ...bundle.codes import Codes
 from ...errors import UserError
+from ..weights.codes import Codes
 
 _EMBEDDING, _HEAD = "embed_tokens.weight", "lm_head.weight"
 

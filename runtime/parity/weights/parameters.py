@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from ...bundle.codes import Codes
 from ...bundle.names import (
     EMBEDDER,
     HEAD_ROWS,
@@ -22,6 +21,7 @@ from ...bundle.names import (
 )
 from ..oracle.oracle import Oracle
 from ..oracle.streaming import WeightSource
+from .codes import Codes
 
 HEAD, EMBEDDING, PER_LAYER_EMBEDDING = "lm_head.weight", "embed_tokens.weight", "embed_tokens_per_layer.weight"
 CENTROIDS, TOKEN_ORDERING = "masked_embedding.centroids.weight", "masked_embedding.token_ordering"

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ...bundle.codes import Codes
 from ...bundle.constants import Constant, Quantization
+from .codes import Codes
 from .parameters import Parameter
 
 # Float32 bytes of the rows that are compared at a time.
