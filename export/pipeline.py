@@ -16,11 +16,12 @@ from ..runtime.scratch import remove_temporary_leftovers
 from ..runtime.text.prompts import Prompt
 from .bundle.manifest import make_manifest
 from .bundle.metadata import executor_metadata, llm_metadata
-from .bundle.packing import MODELS, BundleParts, write_bundle
+from .bundle.packing import BundleParts, write_bundle
 from .bundle.template import adapted_text, as_dict, explanation, verdict
 from .checkpoint.files import describe_left_out
 from .checkpoint.pair import Pair, fine_tune_note
 from .checkpoint.quantized.kept import read_stored, trained_bits
+from .checkpoint.quantized.on_lattice import lattice_note, look
 from .checks import check_places, check_space
 from .graphs.bind import BoundFile, bind
 from .graphs.blocks import SLOTS_PER_BLOCK, loop_over_blocks
@@ -92,8 +93,10 @@ def export(
     models = plan_models(pair, kv, options)
     for model in models.values():
         model.checkpoint.check(model.weights.values())
-    for checkpoint, names in ((pair.target, list(MODELS)[:3]), (pair.drafter, list(MODELS)[3:])):
-        used = [weight for name in names for weight in models[name].weights.values()]
+    for role, checkpoint in (("target", pair.target), ("drafter", pair.drafter)):
+        used = [weight for model in models.values() if model.checkpoint is checkpoint for weight in model.weights.values()]
+        if note := lattice_note(role, look(checkpoint, used)):
+            reporter.say(note)
         for line in describe_left_out(checkpoint.left_out(used)):
             reporter.say(f"{checkpoint.folder.name}: skipping {line}")
 

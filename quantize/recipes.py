@@ -36,7 +36,7 @@ from .formats import Storage, nearest, storage
 SCHEMA = 1
 NAMED_FOLDER = Path(__file__).parent / "named"
 # In the order in which they are shown.
-NAMES = ("fp32", "fp16", "int8", "int4", "mixed", "mobile")
+NAMES = ("fp32", "fp16", "int8", "int4", "mixed", "mobile", "q4_0")
 DEFAULT, DEFAULT_FOR_CODES = "int8", "mobile"
 # Layers with a KV cache of their own, those that read another's, those whose MLP is twice as wide.
 LAYER_KINDS = ("own-kv", "shared-kv", "double-wide")

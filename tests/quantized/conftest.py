@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import DRAFTER, TARGET, Exports, HeldOutPrompt
-from tests.support import mobile
+from tests.quantized import mobile
 
 Checkpoints = tuple[Path, Path]
 

@@ -27,7 +27,7 @@ from gemma_mtp.runtime.stock import run_stock
 from gemma_mtp.runtime.text.prompts import Prompt
 from tests.conftest import STOP, HeldOutPrompt
 from tests.quantized.conftest import Checkpoints
-from tests.support.mobile import quantized_modules
+from tests.quantized.mobile import quantized_modules
 
 OPTIONS = VerifyOptions((Prompt(text="def area(self):"),), max_tokens=8, probe_tokens=40, stock=False, threads=2)
 TABLES = {"embed_tokens": "embedder", "embed_tokens_per_layer": "per_layer_embedder"}

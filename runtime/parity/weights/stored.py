@@ -31,8 +31,9 @@ _FLOATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch
 _SLACK = 1e-3
 # Rows with nothing larger keep a scale of this over the largest code (ai-edge-quantizer, tensor_zp_scale_from_min_max).
 _LEAST_RANGE = 1e-9
-# Steps; values that lie on a lattice already, so that no other scale could come closer.
-_EXACT = 1e-3
+# Values that lie on a lattice already, so that no other scale could come closer: in steps, and of a value that was
+# rounded to bfloat16 since.
+_EXACT, _BFLOAT16 = 1e-3, 2.0**-8
 # ai-edge-quantizer, mse._MSE_QUANT_MULS.
 _OF_ROOT_MEAN_SQUARE = {8: 0.05408, 4: 0.37755}
 
@@ -236,10 +237,11 @@ def _compare_codes(
     wrong = ~(within.all(dim=-1) & pays & torch.isfinite(scales))
     inside = torch.where(clipped, 0, error).amax(dim=-1) / scales.clamp_min(_LEAST_RANGE / 127)
     steps = float(inside[~wrong].max()) if bool((~wrong).any()) else 0.0
+    on_lattice = (error <= _EXACT * grid + _BFLOAT16 * truth.abs()).all(dim=-1)
     if len(scales) > 1 or rows == 1:  # One scale for all rows is fitted to the largest of them.
         used = coded.abs().amax(dim=-1)
         coarse = (used < most) & (coded != -most - 1).all(dim=-1) & (largest > _LEAST_RANGE)
-        coarse &= ~_of_mean_square(scales, truth, BITS[dtype]) & ~(errors <= _EXACT * scales)
+        coarse &= ~_of_mean_square(scales, truth, BITS[dtype]) & ~on_lattice
     else:
         used, coarse = torch.zeros_like(wrong), torch.zeros_like(wrong)
     bad = (wrong | coarse).any(dim=1)
