@@ -94,7 +94,8 @@ def export(
     for model in models.values():
         model.checkpoint.check(model.weights.values())
     for role, checkpoint in (("target", pair.target), ("drafter", pair.drafter)):
-        used = [weight for model in models.values() if model.checkpoint is checkpoint for weight in model.weights.values()]
+        its_models = [model for model in models.values() if model.checkpoint is checkpoint]
+        used = [weight for model in its_models for weight in model.weights.values()]
         if note := lattice_note(role, look(checkpoint, used)):
             reporter.say(note)
         for line in describe_left_out(checkpoint.left_out(used)):

@@ -65,7 +65,9 @@ FORMATS = {
         Format("int4", 4, algorithms=_PER_CHANNEL_4, note=_NO_KERNEL),
         Format("int2", 2, algorithms=("octav", "min_max", "recovery"), note="for weights trained for it"),
         *(
-            Format(f"int4_block{block}", 4, False, block, ("octav", "min_max", "recovery", "lattice"), ("cpu",), _ON_CPU)
+            Format(
+                f"int4_block{block}", 4, False, block, ("octav", "min_max", "recovery", "lattice"), ("cpu",), _ON_CPU
+            )
             for block in (32, 64, 128)
         ),
     )

@@ -26,7 +26,7 @@ _TRIES = (0.875, 0.9375, 1.0)
 
 @dataclass(frozen=True)
 class Lattice:
-    """Scales of blocks, float32 `[blocks, 1]`, and which of them give every value of theirs exactly, bool `[blocks]`."""
+    """Scales of blocks, float32 `[blocks, 1]`, and which blocks they give every value of exactly, bool `[blocks]`."""
 
     scales: np.ndarray
     exact: np.ndarray

@@ -137,7 +137,7 @@ class Recipe:
             }
             for rule in self.rules
         ]
-        return {"name": self.name, "about": self.about, "rules": rules}
+        return {"name": self.name, "about": self.about, "keep_trained": self.keep_trained, "rules": rules}
 
 
 def read_recipe(given: str) -> Recipe:

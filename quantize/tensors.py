@@ -30,8 +30,6 @@ _OCTAV_STEPS, _OCTAV_DIVISOR = 10, 3.0
 # Its tolerance for recovered weights (dequantized_weight_recovery._validate_recovered_weights).
 _ON_LATTICE = 1e-4
 _LEAST_HALF = np.finfo(np.float16).smallest_subnormal
-# Of a row of zeros.
-_LEAST_SCALE = np.float32(1e-9)
 
 
 @dataclass(frozen=True)
@@ -152,7 +150,7 @@ def _recovery(rows: np.ndarray, form: Format) -> np.ndarray:
 
 def _lattice(rows: np.ndarray, form: Format) -> np.ndarray:
     """The scale that gives the values exactly, where they lie on a lattice; see lattice.py."""
-    return np.maximum(find_lattice(rows, form.bits, half=bool(form.block)).scales, _LEAST_SCALE)
+    return find_lattice(rows, form.bits, half=bool(form.block)).scales
 
 
 _SCALES: dict[str, Callable[[np.ndarray, Format], np.ndarray]] = {
