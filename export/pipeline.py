@@ -20,7 +20,7 @@ from .bundle.packing import BundleParts, write_bundle
 from .bundle.template import adapted_text, as_dict, explanation, verdict
 from .checkpoint.files import describe_left_out
 from .checkpoint.pair import Pair, fine_tune_note
-from .checkpoint.quantized.kept import read_stored, trained_bits
+from .checkpoint.quantized.kept import codes_note, read_stored, trained_bits
 from .checkpoint.quantized.on_lattice import lattice_note, look
 from .checks import check_places, check_space
 from .graphs.bind import BoundFile, bind
@@ -103,6 +103,8 @@ def export(
 
     trained = {name: trained_bits(model.checkpoint, model.weights.values()) for name, model in models.items()}
     stored = plan_storage(models, options.recipe, options.backends, trained)
+    if note := codes_note(trained, stored):
+        reporter.say(note)
     check_space(out, models, stored, text.tokenizer)
     scales = _cache_scales(pair, kv, kv_cache_prompts, chat_template, reporter)
     with staged_folder(out) as staging:

@@ -142,10 +142,10 @@ def _with_head(checkpoint: Checkpoint, config: Config) -> Config:
 def _head_notes(role: str, checkpoint: Checkpoint, config: DecoderConfig) -> list[str]:
     if not config.own_head:
         return []
-    count = config.vocab_size * config.hidden_size
+    count, bits = config.vocab_size * config.hidden_size, checkpoint.trained_bits(HEAD) or 8
     tied = ", though config.json says that it is tied" if checkpoint.declares_tied_head else ""
     return [
-        f"{role}: its head is its own {HEAD}{tied}: {count:,} weights, {count / 1e6:,.1f} MB as int8;"
+        f"{role}: its head is its own {HEAD}{tied}: {count:,} weights, {count * bits / 8e6:,.1f} MB as int{bits};"
         " as many as of a tied head, which a bundle also stores apart from the embedding"
     ]
 

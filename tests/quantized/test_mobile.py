@@ -15,7 +15,11 @@ from transformers import Gemma4AssistantForCausalLM, Gemma4ForConditionalGenerat
 from transformers.integrations.gemma_quant import QuantizedEmbedding, QuantizedLinear
 
 from gemma_mtp.export.checkpoint.pair import open_pair
-from gemma_mtp.export.options import default_weights
+from gemma_mtp.export.checkpoint.quantized.kept import codes_note, trained_bits
+from gemma_mtp.export.graphs.plan import plan_models
+from gemma_mtp.export.graphs.storage import plan_storage
+from gemma_mtp.export.models.kv_cache import kv_signature
+from gemma_mtp.export.options import default_weights, resolve_options
 from gemma_mtp.export.parity import open_oracle
 from gemma_mtp.runtime.bundle.constants import Constant, read_constants
 from gemma_mtp.runtime.parity.options import VerifyOptions
@@ -108,6 +112,25 @@ def test_static_scales_stand_in_the_manifest(mobile_bundle: Path, models: tuple[
         assert found["input_activation_scale"] == module.input_activation_scale.item() > 0
         assert found["output_activation_scale"] == module.output_activation_scale.item() > 0
     assert scales["drafter"] == {}  # Zeros: it was not calibrated.
+
+
+def test_export_says_what_becomes_of_codes(mobile_pair: Checkpoints) -> None:
+    pair = open_pair(*map(str, mobile_pair))
+    said = {}
+    for recipe in ("mobile", "int8", "int4", "fp32"):
+        options = resolve_options(pair.target_config, weights=recipe, context_length=128)
+        models = plan_models(pair, kv_signature(pair.target_config, pair.drafter_config, 144), options)
+        trained = {name: trained_bits(model.checkpoint, model.weights.values()) for name, model in models.items()}
+        said[recipe] = codes_note(trained, plan_storage(models, options.recipe, ("cpu",), trained))
+    assert said["mobile"] == said["int8"] == "codes and scales of 105 of 105 quantized weights are kept"
+    # Per-layer projections and the drafter's are of eight bits.
+    assert said["int4"] == (
+        "codes and scales of 83 of 105 quantized weights are kept; 22 are rounded anew to fewer bits or blocks, which"
+        " loses what was trained"
+    )
+    assert said["fp32"] == (
+        "codes and scales of 0 of 105 quantized weights are kept; 105 are stored as the floats that they stand for"
+    )
 
 
 def verified(bundle: Path, pair: Checkpoints) -> Report:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -22,6 +22,25 @@ def trained_bits(checkpoint: Checkpoint, weights: Iterable[Weight]) -> dict[str,
     """
     found = {weight.name: checkpoint.trained_bits(weight.source) for weight in weights if weight.source}
     return {name: bits for name, bits in found.items() if bits}
+
+
+def codes_note(trained: Mapping[str, Mapping[str, int]], stored: Mapping[str, Mapping[str, Storage]]) -> str | None:
+    """What becomes of weights that come as codes, in one line; None where none does.
+
+    Args:
+        trained: bits of those weights, by model and name.
+        stored: how every weight is stored, by model and name.
+    """
+    chosen = [stored[model][name] for model, bits in trained.items() for name in bits]
+    if not chosen:
+        return None
+    kept = sum(storage.algorithm == "kept" for storage in chosen)
+    opened = sum(storage.format.is_float for storage in chosen)
+    anew = len(chosen) - kept - opened
+    parts = [f"codes and scales of {kept} of {len(chosen)} quantized weights are kept"]
+    parts += [f"{opened} are stored as the floats that they stand for"] if opened else []
+    parts += [f"{anew} are rounded anew to fewer bits or blocks, which loses what was trained"] if anew else []
+    return "; ".join(parts)
 
 
 def read_stored(
