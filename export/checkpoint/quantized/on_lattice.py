@@ -77,7 +77,7 @@ def lattice_note(role: str, found: OnLattice | None) -> str | None:
     if found is None or found.share < _SHARE:
         return None
     rest = "" if found.kept > 1 - 1e-9 else "; the others need a code of +8, which LiteRT has not, and are rounded"
-    errors = ", ".join(f"{name} {error:.2%}" for name, error in found.errors.items())
+    errors = ", ".join(f"{name} {error:.2%}" for name, error in sorted(found.errors.items(), key=lambda each: each[1]))
     return (
         f"{role}: {found.share:.0%} of its matrices' blocks of {BLOCK} lie on a lattice of 4 bits, as after training"
         f" for Q4_0; --weights {RECIPE}, for --backends cpu, keeps {found.kept:.0%} of them exactly{rest}."
