@@ -201,4 +201,3 @@ def _even(fields: Fields, key: str, default: int) -> int:
 def _named(model_type: object) -> str:
     known = _OTHER_MODELS.get(str(model_type))
     return f"model_type is {shown(model_type)}" + (f" ({known})" if known else "")
-

@@ -47,9 +47,7 @@ def read_weight(
         yield _finite(checkpoint, weight, block).numpy()
 
 
-def read_codes(
-    checkpoint: Checkpoint, weight: Weight, bits: int, block_bytes: int = _BLOCK_BYTES
-) -> Iterator[Codes]:
+def read_codes(checkpoint: Checkpoint, weight: Weight, bits: int, block_bytes: int = _BLOCK_BYTES) -> Iterator[Codes]:
     """Codes of `weight`, which the checkpoint holds as such, in blocks of whole rows; widened to `bits` each.
 
     Raises:
