@@ -69,6 +69,11 @@ def test_values_are_transformers(mobile_pair: Checkpoints, models: tuple[Any, An
             assert checkpoint.trained_bits(weight) == module.num_bits
             rows = [5, 3, 14]
             assert torch.equal(checkpoint.read_rows_at(weight, rows), values_of(module)[rows])
+            for bits in (4, 8):  # The same values in wider cells.
+                if bits >= module.num_bits:
+                    wider = checkpoint.codes(weight, rows).widened(bits)
+                    assert wider.bits == bits
+                    assert np.array_equal(wider.values(), values_of(module)[rows].detach().numpy())
             seen.add(module.num_bits)
         assert seen == ({2, 4, 8} if checkpoint is pair.target else {4, 8})
     assert pair.target.trained_bits("per_layer_model_projection.weight") is None
