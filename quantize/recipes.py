@@ -37,6 +37,8 @@ SCHEMA = 1
 NAMED_FOLDER = Path(__file__).parent / "named"
 # In the order in which they are shown.
 NAMES = ("fp32", "fp16", "int8", "int4", "mixed", "mobile", "q4_0")
+# Of those the ones that both backends run.
+EVERYWHERE = tuple(name for name in NAMES if name != "q4_0")
 DEFAULT, DEFAULT_FOR_CODES = "int8", "mobile"
 # Layers with a KV cache of their own, those that read another's, those whose MLP is twice as wide.
 LAYER_KINDS = ("own-kv", "shared-kv", "double-wide")
