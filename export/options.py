@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..quantize.recipes import DEFAULT, Recipe, read_recipe
+from ..quantize.recipes import DEFAULT, DEFAULT_FOR_CODES, Recipe, read_recipe
 from ..runtime.bundle.contract import is_placeholder
 from ..runtime.errors import UserError
 from .checkpoint.config import TargetConfig
+from .checkpoint.pair import Pair
 from .models.kv_cache import CACHE_DTYPES, CacheFormat
 
 # LiteRT-LM drops a prefill longer than the room that is left, so one that always fits must be among them.
@@ -47,6 +48,11 @@ class ExportOptions:
     def longest_draft(self) -> int:
         """The longest draft that the bundle can verify."""
         return max(self.draft_tokens, *self.verify_lengths, 0)
+
+
+def default_weights(pair: Pair) -> str:
+    """Name of the recipe for `pair` where a person names none."""
+    return DEFAULT_FOR_CODES if pair.target.packed else DEFAULT
 
 
 def resolve_options(

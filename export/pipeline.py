@@ -17,11 +17,13 @@ from ..runtime.text.prompts import Prompt
 from .bundle.assembly import HASHING, Assembly
 from .bundle.manifest import WrittenFile, make_manifest
 from .bundle.metadata import executor_metadata, llm_metadata
-from .bundle.packing import MODELS, BundleParts, bundle_writer, copy_section
+from .bundle.packing import BundleParts, bundle_writer, copy_section
 from .bundle.template import adapted_text, as_dict, explanation, verdict
 from .checkpoint.files import describe_left_out
 from .checkpoint.hub import sha256_of
 from .checkpoint.pair import Pair, fine_tune_note
+from .checkpoint.quantized.kept import codes_note, trained_bits
+from .checkpoint.quantized.on_lattice import lattice_note, look
 from .checks import check_memory, check_places, check_space
 from .graphs.plan import plan_models
 from .graphs.skeleton_cache import SkeletonCache
@@ -90,12 +92,18 @@ def export(
     models = plan_models(pair, kv, options)
     for model in models.values():
         model.checkpoint.check(model.weights.values())
-    for checkpoint, names in ((pair.target, list(MODELS)[:-1]), (pair.drafter, [MTP_DRAFTER])):
-        used = [weight for name in names for weight in models[name].weights.values()]
+    for role, checkpoint in (("target", pair.target), ("drafter", pair.drafter)):
+        its_models = [model for model in models.values() if model.checkpoint is checkpoint]
+        used = [weight for model in its_models for weight in model.weights.values()]
+        if note := lattice_note(role, look(checkpoint, used)):
+            reporter.say(note)
         for line in describe_left_out(checkpoint.left_out(used)):
             reporter.say(f"{checkpoint.folder.name}: skipping {line}")
 
-    stored = plan_storage(models, options.recipe, options.backends)
+    trained = {name: trained_bits(model.checkpoint, model.weights.values()) for name, model in models.items()}
+    stored = plan_storage(models, options.recipe, options.backends, trained)
+    if note := codes_note(trained, stored):
+        reporter.say(note)
     check_space(out, models, stored, text.tokenizer, tflite_files=tflite_files)
     check_memory()
     scales = _cache_scales(pair, kv, kv_cache_prompts, chat_template, reporter)

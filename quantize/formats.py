@@ -14,7 +14,8 @@ from typing import Literal
 from ..runtime.errors import UserError
 
 Backend = Literal["cpu", "gpu"]
-Algorithm = Literal["min_max", "octav", "mse", "recovery"]
+# "kept": codes and scales are the checkpoint's own; no recipe can ask for it.
+Algorithm = Literal["min_max", "octav", "mse", "recovery", "lattice", "kept"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Format:
 
 
 # The order of algorithms is that of the measured errors in README.md of this folder.
-_PER_CHANNEL_4: tuple[Algorithm, ...] = ("octav", "min_max", "mse", "recovery")
+_PER_CHANNEL_4: tuple[Algorithm, ...] = ("octav", "min_max", "mse", "recovery", "lattice")
 _NO_KERNEL = "XNNPACK has fast kernels for it on ARM and AMX only: on other x86 it is slower than int8"
 _ON_CPU = "CPU bundles only: LiteRT's GPU accelerator crashes on it"
 FORMATS = {
@@ -64,7 +65,9 @@ FORMATS = {
         Format("int4", 4, algorithms=_PER_CHANNEL_4, note=_NO_KERNEL),
         Format("int2", 2, algorithms=("octav", "min_max", "recovery"), note="for weights trained for it"),
         *(
-            Format(f"int4_block{block}", 4, False, block, ("octav", "min_max", "recovery"), ("cpu",), _ON_CPU)
+            Format(
+                f"int4_block{block}", 4, False, block, ("octav", "min_max", "recovery", "lattice"), ("cpu",), _ON_CPU
+            )
             for block in (32, 64, 128)
         ),
     )
@@ -110,4 +113,9 @@ def nearest(name: str, known: Collection[str]) -> str:
     return f"; did you mean {' or '.join(close)}?" if close else f", expected one of {', '.join(known)}"
 
 
-FP32 = storage("fp32")
+def kept(bits: int) -> Storage:
+    """Codes of `bits` bits with a scale a channel, as a checkpoint has them."""
+    return Storage(FORMATS[f"int{bits}"], "kept")
+
+
+FP32, INT8 = storage("fp32"), storage("int8")

@@ -13,6 +13,9 @@
 `tensors` are names, `*` standing for any part of one; `layers` are numbers and ranges, or one of LAYER_KINDS. Without
 `algorithm`, the format's own default chooses the scales. A rule that decides nothing is an error, unless it is
 `optional = true`, as for tensors that only some models have.
+
+`keep_trained = true` before the rules is for checkpoints that hold codes: those keep their own bits, whatever the rules
+say, and what training left unquantized beside them is stored in eight bits at least.
 """
 
 from __future__ import annotations
@@ -33,12 +36,14 @@ from .formats import Storage, nearest, storage
 SCHEMA = 1
 NAMED_FOLDER = Path(__file__).parent / "named"
 # In the order in which they are shown.
-NAMES = ("fp32", "fp16", "int8", "int4", "mixed", "mobile")
-DEFAULT = "int8"
+NAMES = ("fp32", "fp16", "int8", "int4", "mixed", "mobile", "q4_0")
+# Of those the ones that both backends run.
+EVERYWHERE = tuple(name for name in NAMES if name != "q4_0")
+DEFAULT, DEFAULT_FOR_CODES = "int8", "mobile"
 # Layers with a KV cache of their own, those that read another's, those whose MLP is twice as wide.
 LAYER_KINDS = ("own-kv", "shared-kv", "double-wide")
 _RULE_KEYS = ("tensors", "layers", "format", "algorithm", "optional", "why")
-_KEYS = ("schema", "about", "rules")
+_KEYS = ("schema", "about", "keep_trained", "rules")
 _RANGE = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?")
 
 
@@ -81,11 +86,15 @@ class Rule:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the large weights of a pair are stored; norms, scalars, rotary tables and token ids are always exact."""
+    """How the large weights of a pair are stored; norms, scalars, rotary tables and token ids are always exact.
+
+    `keep_trained`: codes of a checkpoint that holds those keep their own bits.
+    """
 
     name: str
     about: str
     rules: tuple[Rule, ...]
+    keep_trained: bool = False
 
     def choose(self, tensors: Iterable[TensorName]) -> dict[TensorName, Rule]:
         """The rule that decides each of `tensors`.
@@ -130,7 +139,7 @@ class Recipe:
             }
             for rule in self.rules
         ]
-        return {"name": self.name, "about": self.about, "rules": rules}
+        return {"name": self.name, "about": self.about, "keep_trained": self.keep_trained, "rules": rules}
 
 
 def read_recipe(given: str) -> Recipe:
@@ -159,7 +168,10 @@ def _read(path: Path, name: str) -> Recipe:
     if not rules:
         raise UserError(f"{where}: has no rules, expected at least one [[rules]]")
     return Recipe(
-        name, content.text("about", ""), tuple(_rule(entry, f"{where}, rule {n}") for n, entry in enumerate(rules, 1))
+        name,
+        content.text("about", ""),
+        tuple(_rule(entry, f"{where}, rule {n}") for n, entry in enumerate(rules, 1)),
+        content.flag("keep_trained", False),
     )
 
 

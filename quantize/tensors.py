@@ -23,6 +23,7 @@ from ai_edge_quantizer.algorithms.uniform_quantize.uniform_quantize_tensor impor
 from ai_edge_quantizer.transformations.transformation_utils import pack_data
 
 from .formats import Format, Storage
+from .lattice import find_lattice
 
 # Of the Newton steps that ai-edge-quantizer takes, and the divisor for signed codes (octav.get_tensor_quant_params).
 _OCTAV_STEPS, _OCTAV_DIVISOR = 10, 3.0
@@ -61,7 +62,9 @@ def store(values: np.ndarray, stored_as: Storage) -> StoredTensor:
     scales = np.maximum(_SCALES[stored_as.algorithm](rows, form), _of_zeros(form)).astype(np.float32)
     if form.block:
         # As ai-edge-quantizer writes them: float16 with a mantissa of 7 bits. Zero is no scale, also for zeros.
-        scales = np.maximum(scales.astype(ml_dtypes.bfloat16).astype(np.float16), _LEAST_HALF).astype(np.float32)
+        # A lattice's scale has been chosen so already, or has all of float16's bits because its values need them.
+        short = scales if stored_as.algorithm == "lattice" else scales.astype(ml_dtypes.bfloat16)
+        scales = np.maximum(short.astype(np.float16), _LEAST_HALF).astype(np.float32)
     params = qtyping.UniformQuantParams(
         num_bits=form.bits, quantized_dimension=0, scale=scales, zero_point=np.zeros_like(scales, np.int32),
         symmetric=True,
@@ -145,9 +148,15 @@ def _recovery(rows: np.ndarray, form: Format) -> np.ndarray:
     return get_zp_scale_from_dequantized_symmetric_weights(rows, quantized_dimension=0)[1]
 
 
+def _lattice(rows: np.ndarray, form: Format) -> np.ndarray:
+    """The scale that gives the values exactly, where they lie on a lattice; see lattice.py."""
+    return find_lattice(rows, form.bits, half=bool(form.block)).scales
+
+
 _SCALES: dict[str, Callable[[np.ndarray, Format], np.ndarray]] = {
     "min_max": _min_max,
     "octav": _octav,
     "mse": _mse,
     "recovery": _recovery,
+    "lattice": _lattice,
 }

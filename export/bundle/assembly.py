@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ...runtime.bundle.names import EMBEDDER, PER_LAYER_EMBEDDER
 from ..checkpoint.pair import Pair
-from ..checkpoint.values import weight_parts
+from ..checkpoint.quantized.kept import stored_parts
 from ..graphs.bind import bind, write_model
 from ..graphs.blocks import SLOTS_PER_BLOCK, loop_over_blocks
 from ..graphs.cache_scales import set_cache_scales
@@ -126,7 +126,9 @@ class Assembly:
 
                 write_model(
                     bound,
-                    lambda weight, model=model: weight_parts(model.checkpoint, model.config, weight),
+                    lambda weight, model=model, stored=self.stored[name]: stored_parts(
+                        model.checkpoint, model.config, weight, stored[weight.name]
+                    ),
                     writer.place(name, bound.size),
                     on_bytes,
                 )

@@ -71,8 +71,20 @@ def make_manifest(
             }
             for name, model in models.items()
         },
+        **_static_scales(pair, models),
         "files": {name: asdict(file) for name, file in files.items()},
     }
+
+
+def _static_scales(pair: Pair, models: Mapping[str, ModelPlan]) -> dict[str, Any]:
+    """Scales of activations and caches that a checkpoint was trained with, which the bundle's kernels do without."""
+    found = {
+        role: checkpoint.static_scales(
+            weight for model in models.values() if model.checkpoint is checkpoint for weight in model.weights.values()
+        )
+        for role, checkpoint in (("target", pair.target), ("drafter", pair.drafter))
+    }
+    return {"static_scales": found} if any(found.values()) else {}
 
 
 def _stored_as(storage: Storage) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from ...runtime.errors import UserError
 from ...runtime.fields import Fields, is_there, read_object
+from ...runtime.parity.weights.codes import Codes
 from .forms import INDEX, SINGLE, lone_shards, missing_shards, unmerged_peft, what_it_is
 from .hub import PinnedFiles, resolve
 from .weights import EMBEDDING, HEAD, Weight
@@ -27,7 +28,7 @@ from .weights import EMBEDDING, HEAD, Weight
 _FLOAT_DTYPES = frozenset({"BF16", "F16", "F32"})
 _INTEGER_DTYPES = frozenset({"I64", "I32"})
 # How numpy reads what safetensors calls each of them; it has no bfloat16.
-_NUMPY_DTYPES = {"BF16": "<u2", "F16": "<f2", "F32": "<f4", "I64": "<i8", "I32": "<i4"}
+_NUMPY_DTYPES = {"BF16": "<u2", "F16": "<f2", "F32": "<f4", "I64": "<i8", "I32": "<i4", "U8": "u1", "I8": "i1"}
 _TEXT_FILES = (
     *("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "generation_config.json"),
     *("chat_template.jinja", "chat_template.json"),
@@ -35,8 +36,8 @@ _TEXT_FILES = (
 
 
 @dataclass(frozen=True)
-class _Entry:
-    """Where one tensor lies, from its file's header: from byte `begin` of the file on."""
+class Entry:
+    """Where one tensor lies, and how, from its file's header: from byte `begin` of the file on."""
 
     file: Path
     dtype: str
@@ -51,7 +52,10 @@ class Checkpoint:
         source: what the person gave.
         folder: where the files are.
         config: contents of `config.json`.
+        packed: whether large weights are codes.
     """
+
+    packed = False
 
     def __init__(self, source: str) -> None:
         """Read the configuration and the headers of all weight files; no tensor yet.
@@ -157,6 +161,18 @@ class Checkpoint:
         """Whether a tensor's values are made on reading, not stored."""
         return False
 
+    def trained_bits(self, name: str) -> int | None:
+        """Bits of a tensor's codes, if it holds those and not values."""
+        return None
+
+    def codes(self, name: str, rows: Sequence[int]) -> Codes:
+        """The given rows of a tensor that holds codes."""
+        raise ValueError(f"{name} holds values")
+
+    def static_scales(self, weights: Iterable[Weight]) -> dict[str, dict[str, float]]:
+        """Scales of activations and caches that belong to the codes of `weights`, by module and kind."""
+        return {}
+
     def check(self, weights: Iterable[Weight]) -> None:
         """Check that every weight is there with its shape and a dtype that can be read.
 
@@ -164,22 +180,8 @@ class Checkpoint:
             UserError: naming the first tensor that is missing or wrong.
         """
         for weight in weights:
-            if weight.source is None:
-                continue
-            name, entry = self._find(weight.source)
-            if entry.shape != weight.source_shape:
-                found, expected = list(entry.shape), list(weight.source_shape)
-                if "embed_tokens" in name and found[1:] == expected[1:]:
-                    raise UserError(
-                        f"{entry.file}: {name} has {found[0]} rows, but config.json says {expected[0]}: tokens were"
-                        " added or removed, and the configuration was not saved with them;"
-                        " resize_token_embeddings() changes both"
-                    )
-                raise UserError(f"{entry.file}: {name} has shape {found}, expected {expected} from config.json")
-            integer = entry.dtype in _INTEGER_DTYPES
-            if entry.dtype not in _FLOAT_DTYPES | _INTEGER_DTYPES or integer != (weight.role.value == "index"):
-                kind = "I32 or I64" if weight.role.value == "index" else "BF16, F16 or F32"
-                raise UserError(f"{entry.file}: {name} is stored as {entry.dtype}, expected {kind}")
+            if weight.source is not None:
+                self._check_form(weight, *self._find(weight.source))
 
     def read(self, name: str) -> torch.Tensor:
         """One tensor by its name without the prefix: float32, or as stored where it holds integers."""
@@ -195,7 +197,11 @@ class Checkpoint:
         return self._take(name, rows)
 
     def _take(self, name: str, rows: Sequence[int]) -> torch.Tensor:
-        full, entry = self._find(name)
+        return self._rows_of(*self._find(name), rows)
+
+    def _rows_of(self, full: str, entry: Entry, rows: Sequence[int]) -> torch.Tensor:
+        """Rows of the tensor stored as `full`: float32, or as stored where it holds integers. One without axes is a
+        row of its own."""
         self._pinned.check_file(entry.file)
         if entry.dtype not in _NUMPY_DTYPES:
             raise UserError(
@@ -209,7 +215,7 @@ class Checkpoint:
 
     def left_out(self, weights: Iterable[Weight]) -> dict[str, int]:
         """Number of tensors that no weight is made from, by what they belong to (`vision_tower`, `layers.24`, ...)."""
-        used = {self._find(weight.source)[0] for weight in weights if weight.source}
+        used = self._used_names(weights)
         groups: dict[str, int] = {}
         for name in self._entries:
             if name not in used:
@@ -219,7 +225,25 @@ class Checkpoint:
                 groups[group] = groups.get(group, 0) + 1
         return groups
 
-    def _find(self, name: str) -> tuple[str, _Entry]:
+    def _used_names(self, weights: Iterable[Weight]) -> set[str]:
+        return {self._find(weight.source)[0] for weight in weights if weight.source}
+
+    def _check_form(self, weight: Weight, name: str, entry: Entry) -> None:
+        if entry.shape != weight.source_shape:
+            found, expected = list(entry.shape), list(weight.source_shape)
+            if "embed_tokens" in name and found[1:] == expected[1:]:
+                raise UserError(
+                    f"{entry.file}: {name} has {found[0]} rows, but config.json says {expected[0]}: tokens were"
+                    " added or removed, and the configuration was not saved with them;"
+                    " resize_token_embeddings() changes both"
+                )
+            raise UserError(f"{entry.file}: {name} has shape {found}, expected {expected} from config.json")
+        integer = entry.dtype in _INTEGER_DTYPES
+        if entry.dtype not in _FLOAT_DTYPES | _INTEGER_DTYPES or integer != (weight.role.value == "index"):
+            kind = "I32 or I64" if weight.role.value == "index" else "BF16, F16 or F32"
+            raise UserError(f"{entry.file}: {name} is stored as {entry.dtype}, expected {kind}")
+
+    def _find(self, name: str) -> tuple[str, Entry]:
         found = self._stored_name(name)
         if found is None and name == EMBEDDING and self.declares_tied_head:
             found = self._stored_name(HEAD)  # transformers ties either to the one that is there.
@@ -272,8 +296,8 @@ class Checkpoint:
             )
         return shards
 
-    def _read_headers(self) -> dict[str, _Entry]:
-        entries: dict[str, _Entry] = {}
+    def _read_headers(self) -> dict[str, Entry]:
+        entries: dict[str, Entry] = {}
         for path in self._files:
             try:
                 with safe_open(path, framework="pt"):  # Which checks that the header is true of the file.
@@ -304,7 +328,7 @@ class Checkpoint:
                 )
 
 
-def _entries_of(path: Path) -> Iterator[tuple[str, _Entry]]:
+def _entries_of(path: Path) -> Iterator[tuple[str, Entry]]:
     """Tensors of a sound file by name: a header's length in eight bytes, that JSON header, data.
 
     https://github.com/huggingface/safetensors#format
@@ -314,10 +338,10 @@ def _entries_of(path: Path) -> Iterator[tuple[str, _Entry]]:
         header = json.loads(file.read(size))
     for name, said in sorted(header.items()):
         if name != "__metadata__":
-            yield name, _Entry(path, said["dtype"], tuple(said["shape"]), 8 + size + said["data_offsets"][0])
+            yield name, Entry(path, said["dtype"], tuple(said["shape"]), 8 + size + said["data_offsets"][0])
 
 
-def _read_rows(entry: _Entry, rows: Sequence[int]) -> np.ndarray:
+def _read_rows(entry: Entry, rows: Sequence[int]) -> np.ndarray:
     """Rows of a tensor as they are stored. They are read, not mapped: a disk's error then is an error, no signal.
 
     Raises:

@@ -13,6 +13,7 @@ from .config import DecoderConfig, DrafterConfig, TargetConfig, check_pair
 from .files import Checkpoint
 from .forms import is_adapter
 from .hub import resolve
+from .quantized.packed import open_checkpoint
 from .read_config import read_drafter_config, read_target_config
 from .weights import EMBEDDING, HEAD
 
@@ -48,7 +49,7 @@ def open_pair(target: str, drafter: str, adapters: Sequence[str] = ()) -> Pair:
     target_checkpoint = _open_target(target, adapters)
     target_where = str(target_checkpoint.path("config.json"))
     target_config = read_target_config(target_checkpoint.config, target_where)
-    drafter_checkpoint = Checkpoint(drafter)
+    drafter_checkpoint = open_checkpoint(drafter)
     drafter_where = str(drafter_checkpoint.path("config.json"))
     drafter_config = read_drafter_config(drafter_checkpoint.config, drafter_where)
     check_pair(target_config, drafter_config, drafter_where)
@@ -66,7 +67,13 @@ def open_pair(target: str, drafter: str, adapters: Sequence[str] = ()) -> Pair:
 def _open_target(source: str, adapters: Sequence[str]) -> Checkpoint:
     folder = resolve(source)
     if not is_adapter(folder):
-        return AdaptedCheckpoint(source, adapters) if adapters else Checkpoint(source)
+        checkpoint = open_checkpoint(source)
+        if adapters and checkpoint.packed:
+            raise UserError(
+                f"{checkpoint.folder}: a quantized checkpoint, into whose codes no adapter can be merged; give the bf16"
+                " model that the adapter was trained on"
+            )
+        return AdaptedCheckpoint(source, adapters) if adapters else checkpoint
     base = base_model(folder)
     advice = f"give the model that it was trained on, not quantized, and --adapter {source}"
     if base is None:
@@ -135,10 +142,10 @@ def _with_head(checkpoint: Checkpoint, config: Config) -> Config:
 def _head_notes(role: str, checkpoint: Checkpoint, config: DecoderConfig) -> list[str]:
     if not config.own_head:
         return []
-    count = config.vocab_size * config.hidden_size
+    count, bits = config.vocab_size * config.hidden_size, checkpoint.trained_bits(HEAD) or 8
     tied = ", though config.json says that it is tied" if checkpoint.declares_tied_head else ""
     return [
-        f"{role}: its head is its own {HEAD}{tied}: {count:,} weights, {count / 1e6:,.1f} MB as int8;"
+        f"{role}: its head is its own {HEAD}{tied}: {count:,} weights, {count * bits / 8e6:,.1f} MB as int{bits};"
         " as many as of a tied head, which a bundle also stores apart from the embedding"
     ]
 

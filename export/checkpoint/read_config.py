@@ -8,6 +8,7 @@ from typing import Any, cast
 from ...runtime.errors import UserError
 from ...runtime.fields import Fields, shown
 from .config import LAYER_TYPES, AttentionConfig, DrafterConfig, LayerType, TargetConfig
+from .quantized.settings import holds_codes
 
 # What people take for an E2B or E4B, by model_type.
 _OTHER_MODELS = {
@@ -36,7 +37,7 @@ def read_target_config(raw: Mapping[str, Any], where: str) -> TargetConfig:
         UserError: not a Gemma 4 target, one of a kind that cannot be exported, or a value of a wrong type or size.
     """
     fields = Fields(raw, where)
-    _refuse_quantized(fields)
+    holds_codes(raw, where)
     model_type = raw.get("model_type")
     if model_type == "gemma4_assistant":
         raise UserError(f"{where}: this is an MTP drafter (gemma4_assistant), expected a target: give the target first")
@@ -66,7 +67,7 @@ def read_drafter_config(raw: Mapping[str, Any], where: str) -> DrafterConfig:
         UserError: not a Gemma 4 assistant, one that cannot be exported, or a value of a wrong type or size.
     """
     fields = Fields(raw, where)
-    _refuse_quantized(fields)
+    holds_codes(raw, where)
     model_type = raw.get("model_type")
     if model_type != "gemma4_assistant":
         hint = "this is a target" if model_type in ("gemma4", "gemma4_text") else _named(model_type)
@@ -200,17 +201,3 @@ def _even(fields: Fields, key: str, default: int) -> int:
 def _named(model_type: object) -> str:
     known = _OTHER_MODELS.get(str(model_type))
     return f"model_type is {shown(model_type)}" + (f" ({known})" if known else "")
-
-
-def _refuse_quantized(fields: Fields) -> None:
-    places = [fields]
-    if isinstance(fields.values.get("text_config"), Mapping):
-        places.append(fields.object("text_config"))
-    for place in places:
-        settings = place.object("quantization_config").values if place.has("quantization_config") else {}
-        if settings:
-            method = settings.get("quant_method", "unknown")
-            raise UserError(
-                f"{fields.where}: a quantized checkpoint (quant_method {shown(method)}); expected bf16, fp16 or fp32"
-                " weights: use the unquantized release"
-            )

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ...runtime.errors import UserError
+from ...runtime.parity.weights.codes import Codes
 from .config import LAYER_TYPES, AttentionConfig, DecoderConfig
 from .files import Checkpoint
 from .weights import HEAD_ROWS, INVERSE_ORDERING, ROPE_TABLES, TOKEN_ORDERING, Weight
@@ -21,6 +22,7 @@ _BLOCK_BYTES = 2 << 20
 _BLOCKS_PER_PART = 8
 
 Part = Callable[[], Iterator[np.ndarray]]
+CodePart = Callable[[], Iterator[Codes]]
 
 
 def read_weight(
@@ -52,14 +54,27 @@ def weight_parts(
     if weight.name == INVERSE_ORDERING:
         yield partial(_inverse_ordering, checkpoint)
         return
-    order: Sequence[int] = range(weight.source_shape[0])
-    if weight.name == HEAD_ROWS:
-        _places(checkpoint)  # An ordering that names a row twice, or one that is not there, does not pass.
-        order = checkpoint.read(TOKEN_ORDERING).tolist()
+    order = _order(checkpoint, weight)
     row_bytes = 4 * math.prod(weight.source_shape[1:])
     step = max(1, block_bytes // row_bytes)
     for start in range(0, len(order), step * _BLOCKS_PER_PART):
         yield partial(_blocks, checkpoint, weight.source, order[start : start + step * _BLOCKS_PER_PART], step)
+
+
+def code_parts(
+    checkpoint: Checkpoint, weight: Weight, bits: int, block_bytes: int = _BLOCK_BYTES
+) -> Iterator[CodePart]:
+    """Codes of `weight`, which the checkpoint holds as such, widened to `bits` each; in parts as of `weight_parts`.
+
+    Raises:
+        UserError: they cannot be read, or a scale is no positive number; most of it when a part is read.
+    """
+    assert weight.source is not None
+    order = _order(checkpoint, weight)
+    step = max(1, block_bytes // math.prod(weight.source_shape[1:]))
+    for start in range(0, len(order), step * _BLOCKS_PER_PART):
+        rows = order[start : start + step * _BLOCKS_PER_PART]
+        yield partial(_code_blocks, checkpoint, weight.source, rows, step, bits)
 
 
 def rope_table(attention: AttentionConfig, length: int) -> torch.Tensor:
@@ -92,6 +107,19 @@ def inverse_ordering(token_ordering: torch.Tensor) -> torch.Tensor:
     if not inside or bool((places < 0).any()):
         raise ValueError(f"not a permutation of the {size} token ids")
     return places
+
+
+def _order(checkpoint: Checkpoint, weight: Weight) -> Sequence[int]:
+    """Rows of a weight's tensor in the order of its own."""
+    if weight.name != HEAD_ROWS:
+        return range(weight.source_shape[0])
+    _places(checkpoint)  # An ordering that names a row twice, or one that is not there, does not pass.
+    return checkpoint.read(TOKEN_ORDERING).tolist()
+
+
+def _code_blocks(checkpoint: Checkpoint, source: str, rows: Sequence[int], step: int, bits: int) -> Iterator[Codes]:
+    for start in range(0, len(rows), step):
+        yield checkpoint.codes(source, rows[start : start + step]).widened(bits)
 
 
 def _blocks(checkpoint: Checkpoint, source: str, rows: Sequence[int], step: int) -> Iterator[np.ndarray]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ...quantize.recipes import DEFAULT, NAMES
+from ...quantize.recipes import DEFAULT, DEFAULT_FOR_CODES, NAMES
 from ..exit_codes import remember_verbose
 from ..models.kv_cache import CACHE_DTYPES, CacheFormat
 from ..options import (
@@ -49,8 +49,9 @@ def export_options(command: Callable[..., None]) -> Callable[..., None]:
     for decorate in reversed(
         [
             click.option(
-                "--weights", default=DEFAULT, show_default=True, metavar="NAME|FILE.toml",
-                help=f"How weights are stored: {', '.join(NAMES)} or a recipe of yours; `recipes` explains them.",
+                "--weights", metavar="NAME|FILE.toml",
+                help=f"How weights are stored: {', '.join(NAMES)} or a recipe of yours; `recipes` explains them."
+                f"  [default: {DEFAULT}; {DEFAULT_FOR_CODES} for checkpoints that hold codes]",
             ),
             click.option(
                 "--activations", type=click.Choice(list(ACTIVATIONS)),
@@ -118,7 +119,7 @@ def run_export(
     reporter: Reporter,
     adapters: tuple[str, ...] = (),
     *,
-    weights: str,
+    weights: str | None,
     activations: str | None,
     backends: tuple[str, ...],
     num_draft_tokens: int,
@@ -136,7 +137,7 @@ def run_export(
     """Open the pair, resolve the options, show them and export; path of the bundle."""
     from ...runtime.text.prompts import read_prompts
     from ..checkpoint.pair import open_pair
-    from ..options import resolve_options
+    from ..options import default_weights, resolve_options
     from ..pipeline import export
     from .tables.export import options_table
 
@@ -148,7 +149,7 @@ def run_export(
         prefill_lengths=prefill_lengths,
         draft_tokens=num_draft_tokens,
         verify_lengths=verify_lengths or (),
-        weights=weights,
+        weights=weights or default_weights(pair),
         activations=activations,
         backends=backends,
         kv_cache=kv_cache,

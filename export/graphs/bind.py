@@ -18,7 +18,8 @@ from ...quantize.formats import Storage
 from ...quantize.tensors import StoredTensor, store
 from ...runtime.bundle.flatbuffer import pack
 from ...runtime.errors import UserError
-from ..checkpoint.values import Part
+from ...runtime.parity.weights.codes import Codes
+from ..checkpoint.values import CodePart, Part
 from ..checkpoint.weights import HEAD_ROWS, HEAD_SCALES, Role, Weight
 from ..parallel import in_order
 from .skeleton import fill_instead_of_broadcast, gather_rows, open_half_floats
@@ -93,7 +94,7 @@ def bind(model: Any, weights: dict[str, Weight], stored: Mapping[str, Storage]) 
 
 def write_model(
     bound: BoundModel,
-    parts_of: Callable[[Weight], Iterable[Part]],
+    parts_of: Callable[[Weight], Iterable[Part | CodePart]],
     put: Put,
     on_bytes: Callable[[int], None] = lambda count: None,
 ) -> None:
@@ -104,7 +105,8 @@ def write_model(
 
     Args:
         bound: from `bind`.
-        parts_of: a weight's values in parts, each of blocks of whole rows, float32, or int32 where its role is INDEX.
+        parts_of: a weight's values in parts, each of blocks of whole rows, float32, or int32 where its role is INDEX;
+            codes go into the model as they are.
         put: writes; what is put nowhere is zero.
         on_bytes: called with how many bytes of weights were written since.
 
@@ -138,19 +140,25 @@ def write_model(
 
 
 def _parts(
-    slots: Iterable[_Slot], parts_of: Callable[[Weight], Iterable[Part]]
+    slots: Iterable[_Slot], parts_of: Callable[[Weight], Iterable[Part | CodePart]]
 ) -> Iterator[Callable[[], tuple[_Slot, list[StoredTensor]]]]:
     for slot in slots:
         if slot.weight.role is not Role.SCALES:
-            yield from (partial(_stored, slot, part) for part in parts_of(slot.weight))
+            yield from (partial(_stored_part, slot, part) for part in parts_of(slot.weight))
 
 
-def _stored(slot: _Slot, part: Part) -> tuple[_Slot, list[StoredTensor]]:
+def _stored_part(slot: _Slot, part: Part | CodePart) -> tuple[_Slot, list[StoredTensor]]:
     """Rows are quantized alone, so the result does not depend on the blocks."""
     try:
-        return slot, [store(block, slot.stored_as) for block in part()]
+        return slot, [_stored(block, slot.stored_as) for block in part()]
     except ValueError as error:
         raise UserError(f"{slot.weight.source}: {error}; store it in another format") from error
+
+
+def _stored(block: np.ndarray | Codes, stored_as: Storage) -> StoredTensor:
+    if isinstance(block, Codes):
+        return StoredTensor(block.data.reshape(-1), block.scales)
+    return store(block, stored_as)
 
 
 def _take_weights_from_inputs(

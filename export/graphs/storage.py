@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from ...quantize.formats import FP32, Storage
-from ...quantize.recipes import Recipe, Rule, TensorName
+from ...quantize.formats import FP32, INT8, Storage, kept
+from ...quantize.recipes import Recipe, TensorName
 from ...runtime.bundle.names import EMBEDDER, HEAD_ROWS, MTP_DRAFTER, PER_LAYER_EMBEDDER, PREFILL_DECODE
 from ...runtime.errors import UserError
 from ...runtime.gpu.check import GPU_MODELS
@@ -67,8 +67,17 @@ def tensor_name(model: str, config: DecoderConfig, weight: Weight) -> TensorName
     return TensorName(f"{room}.{name}", layer, frozenset(kinds))
 
 
-def plan_storage(models: Mapping[str, HasWeights], recipe: Recipe, backends: Sequence[str]) -> Stored:
+def plan_storage(
+    models: Mapping[str, HasWeights],
+    recipe: Recipe,
+    backends: Sequence[str],
+    trained: Mapping[str, Mapping[str, int]] | None = None,
+) -> Stored:
     """How every weight of `models` is stored, by model and weight name.
+
+    `trained` has the bits of those weights that the checkpoints hold as codes, by model and name. Codes are kept where
+    `recipe` keeps those, or has a format per channel for them that holds as many bits; values are never rounded anew
+    to what they are already.
 
     Raises:
         UserError: the recipe does not fit the models (see `Recipe.choose`), a weight cannot be stored so, or `backends`
@@ -88,14 +97,30 @@ def plan_storage(models: Mapping[str, HasWeights], recipe: Recipe, backends: Seq
                 stored[model][weight.name] = FP32
                 continue
             rule = rules[name]
-            if problem := _problem(model, name, weight, rule, backends):
+            bits = (trained or {}).get(model, {}).get(weight.name)
+            storage = _with_codes(rule.stored_as, bits, keep=recipe.keep_trained and any((trained or {}).values()))
+            if problem := _problem(model, name, weight, storage, backends):
                 raise UserError(f"{rule.place}: {problem}")
-            stored[model][weight.name] = rule.stored_as
+            stored[model][weight.name] = storage
     return stored
 
 
-def _problem(model: str, name: TensorName, weight: Weight, rule: Rule, backends: Sequence[str]) -> str | None:
-    form = rule.stored_as.format
+def _with_codes(asked: Storage, bits: int | None, *, keep: bool) -> Storage:
+    """How a weight is stored for which a rule asks for `asked`, and which the checkpoint has in codes of `bits`.
+
+    `keep`: the pair has codes, and the recipe keeps them; what training left unquantized was not trained for few bits.
+    """
+    form = asked.format
+    if bits is None:
+        return INT8 if keep and form.bits < INT8.format.bits else asked
+    if keep:
+        return kept(bits)
+    wide_enough = not form.is_float and not form.block and form.bits >= bits
+    return kept(form.bits) if wide_enough else asked
+
+
+def _problem(model: str, name: TensorName, weight: Weight, storage: Storage, backends: Sequence[str]) -> str | None:
+    form = storage.format
     columns = math.prod(weight.shape[1:])
     if form.block and weight.role is Role.GATHERED:
         return f"{name} in {form.name}: the rows of a clustered head are copied whole; store it per channel"

@@ -9,7 +9,7 @@ import pytest
 from gemma_mtp.export.compare.sizes import KNOWN, component_bytes, known_shapes, price_tags
 from gemma_mtp.export.graphs.storage import plan_storage
 from gemma_mtp.quantize.formats import FORMATS
-from gemma_mtp.quantize.recipes import DEFAULT, NAMES, Recipe, TensorName, read_recipe
+from gemma_mtp.quantize.recipes import DEFAULT, EVERYWHERE, NAMES, Recipe, TensorName, read_recipe
 from gemma_mtp.runtime.errors import UserError
 from tests.conftest import DRAFTER, TARGET
 
@@ -109,7 +109,7 @@ def test_named_recipes_fit_every_known_pair_and_backend(name: str) -> None:
 
 def test_bytes_follow_from_the_shapes() -> None:
     e2b = known_shapes("e2b")
-    sizes = {name: component_bytes(e2b, read_recipe(name), ("cpu", "gpu")) for name in NAMES}
+    sizes = {name: component_bytes(e2b, read_recipe(name), ("cpu", "gpu")) for name in EVERYWHERE}
     table = 262_144 * 35 * 256
     assert sizes["fp32"]["per_layer_embedder"] == 4 * table
     assert sizes["int8"]["per_layer_embedder"] == table + 12 * 262_144

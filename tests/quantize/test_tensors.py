@@ -21,7 +21,13 @@ ALGORITHMS = {
     "mse": AlgorithmName.MSE,
     "recovery": AlgorithmName.DEQUANTIZED_WEIGHT_RECOVERY,
 }
-INTEGER = [storage(form.name, algorithm) for form in FORMATS.values() for algorithm in form.algorithms]
+# "lattice" is this project's own: tests/quantized/test_lattice.py.
+INTEGER = [
+    storage(form.name, algorithm)
+    for form in FORMATS.values()
+    for algorithm in form.algorithms
+    if algorithm in ALGORITHMS
+]
 TYPES = {"fp16": schema.TensorType.FLOAT16, "int8": schema.TensorType.INT8, "int4": schema.TensorType.INT4}
 TYPES["int2"] = schema.TensorType.INT2
 ROWS, COLUMNS = 96, 256

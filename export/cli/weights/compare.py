@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from ....quantize.recipes import NAMES
+from ....quantize.recipes import EVERYWHERE
 from ....runtime.errors import UserError
 from ....runtime.text.prompts import read_prompts
 from ....runtime.threads import MOST_THREADS
@@ -21,7 +21,7 @@ from ...staging import check_output_file, write_output_file
 @click.command("compare", short_help="Measure what recipes cost: bytes, text, acceptance, time.")
 @click.argument("target")
 @click.argument("drafter")
-@click.option("--recipes", "names", default=",".join(NAMES), show_default=True, metavar="NAME,...",
+@click.option("--recipes", "names", default=",".join(EVERYWHERE), show_default=True, metavar="NAME,...",
               help="Recipes, or files that end with .toml; what is lost is counted against fp32.")  # fmt: skip
 @click.option("--prompts", "prompts_file", required=True, type=click.Path(path_type=Path), metavar="FILE.jsonl",
               help="Held-out text like your users'; every token of it is compared.")  # fmt: skip

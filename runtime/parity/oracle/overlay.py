@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..weights.codes import Codes
 from .streaming import WeightSource
 
 
@@ -45,3 +46,9 @@ class Overlay:
 
     def is_computed(self, name: str) -> bool:
         return name not in self._replaced and self._source.is_computed(name)
+
+    def trained_bits(self, name: str) -> int | None:
+        return None if name in self._replaced else self._source.trained_bits(name)
+
+    def codes(self, name: str, rows: Sequence[int]) -> Codes:
+        return self._source.codes(name, rows)

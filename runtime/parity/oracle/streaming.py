@@ -6,13 +6,14 @@ instead of 20.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from ...errors import UserError
+from ..weights.codes import Codes
 
 _EMBEDDING, _HEAD = "embed_tokens.weight", "lm_head.weight"
 
@@ -30,6 +31,14 @@ class WeightSource(Protocol):
 
     def is_computed(self, name: str) -> bool:
         """Whether values are products, such as of an adapter, whose last bits depend on how they are computed."""
+        ...
+
+    def trained_bits(self, name: str) -> int | None:
+        """Bits of a tensor's codes, if it holds those and not values."""
+        ...
+
+    def codes(self, name: str, rows: Sequence[int]) -> Codes:
+        """The given rows of a tensor that holds codes."""
         ...
 
 

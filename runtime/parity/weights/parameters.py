@@ -21,6 +21,7 @@ from ...bundle.names import (
 )
 from ..oracle.oracle import Oracle
 from ..oracle.streaming import WeightSource
+from .codes import Codes
 
 HEAD, EMBEDDING, PER_LAYER_EMBEDDING = "lm_head.weight", "embed_tokens.weight", "embed_tokens_per_layer.weight"
 CENTROIDS, TOKEN_ORDERING = "masked_embedding.centroids.weight", "masked_embedding.token_ordering"
@@ -48,6 +49,7 @@ class Parameter:
         bound: largest absolute deviation that plain values may have, `[rows, ...]` or broadcast to it, from the
             expected rows and the first one's number; None where they must be equal bit for bit.
         row: what a row is called.
+        codes: the same rows as the codes that the checkpoint holds; None where it holds values.
     """
 
     model: str
@@ -56,6 +58,7 @@ class Parameter:
     read: Callable[[int, int], torch.Tensor]
     bound: Callable[[torch.Tensor, int], torch.Tensor] | None = None
     row: Callable[[int], str] = _whole_row
+    codes: Callable[[int, int], Codes] | None = None
 
     @property
     def name(self) -> str:
@@ -105,6 +108,7 @@ def _drafter(oracle: Oracle) -> Iterator[Parameter]:
 def _clustered_head(oracle: Oracle) -> Iterator[Parameter]:
     """As Gemma4AssistantMaskedEmbedder reads it: place i of `token_ordering` belongs to cluster i // size."""
     head: Any = oracle.drafter.masked_embedding
+    source, stored = oracle.drafter_weights, oracle.drafter_names[HEAD]
     table, ordering = oracle.drafter.lm_head.weight.detach(), head.token_ordering.long()
     size = len(ordering) // head.centroids.weight.shape[0]
     places = torch.empty_like(ordering)
@@ -113,13 +117,17 @@ def _clustered_head(oracle: Oracle) -> Iterator[Parameter]:
     def row(place: int) -> str:
         return f"cluster {place // size}, token {int(ordering[place])}"
 
+    def codes(start: int, stop: int) -> Codes:
+        return source.codes(stored, ordering[start:stop].tolist())
+
     yield Parameter(
         MTP_DRAFTER,
         (HEAD_ROWS,),
         tuple(table.shape),
         lambda start, stop: table[ordering[start:stop]],
-        _product_bound if oracle.drafter_weights.is_computed(oracle.drafter_names[HEAD]) else None,
+        _product_bound if source.is_computed(stored) else None,
         row,
+        codes if source.trained_bits(stored) else None,
     )
     yield Parameter(
         MTP_DRAFTER, (INVERSE_ORDERING,), tuple(places.shape), lambda start, stop: places[start:stop], None, _token
@@ -162,7 +170,11 @@ def _stored(
     def read(start: int, stop: int) -> torch.Tensor:
         return source.read_rows(stored, start, stop)
 
-    return Parameter(model, names, shape, read, _product_bound if source.is_computed(stored) else None, row)
+    def codes(start: int, stop: int) -> Codes:
+        return source.codes(stored, range(start, stop))
+
+    bound = _product_bound if source.is_computed(stored) else None
+    return Parameter(model, names, shape, read, bound, row, codes if source.trained_bits(stored) else None)
 
 
 def _product_bound(expected: torch.Tensor, start: int) -> torch.Tensor:

@@ -5,6 +5,7 @@
 | float32 | equal bit for bit |
 | float16, bfloat16 | the nearest such number, bit for bit |
 | int8, int4, int2 with scales | half a step; clipped only where that pays; no coarser than it has to be |
+| codes that the checkpoint holds itself, in as many bits or more | codes and scales equal bit for bit |
 | int32 | equal |
 
 Memory is that of a few blocks of rows, whatever the size of the constant.
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 
 from ...bundle.constants import Constant, Quantization
+from .codes import Codes
 from .parameters import Parameter
 
 # Float32 bytes of the rows that are compared at a time.
@@ -29,8 +31,9 @@ _FLOATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch
 _SLACK = 1e-3
 # Rows with nothing larger keep a scale of this over the largest code (ai-edge-quantizer, tensor_zp_scale_from_min_max).
 _LEAST_RANGE = 1e-9
-# Steps; values that lie on a lattice already, so that no other scale could come closer.
-_EXACT = 1e-3
+# Values that lie on a lattice already, so that no other scale could come closer: in steps, and of a value that was
+# rounded to bfloat16 since.
+_EXACT, _BFLOAT16 = 1e-3, 2.0**-8
 # ai-edge-quantizer, mse._MSE_QUANT_MULS.
 _OF_ROOT_MEAN_SQUARE = {8: 0.05408, 4: 0.37755}
 
@@ -93,6 +96,11 @@ def compare(constant: Constant, parameter: Parameter, block_bytes: int = BLOCK_B
             _compare_plain(worst, parameter, block, expected, start)
         else:
             scales = _scales(constant.quantization, start, stop)
+            if parameter.codes and not constant.quantization.block:
+                trained = parameter.codes(start, stop)
+                if trained.bits <= BITS[constant.dtype]:
+                    _compare_trained(worst, parameter, block, scales, trained, start)
+                    continue
             steps = max(steps, _compare_codes(worst, parameter, constant.dtype, block, scales, expected, start))
     if not worst.rows:
         return Compared(None, steps)
@@ -229,10 +237,11 @@ def _compare_codes(
     wrong = ~(within.all(dim=-1) & pays & torch.isfinite(scales))
     inside = torch.where(clipped, 0, error).amax(dim=-1) / scales.clamp_min(_LEAST_RANGE / 127)
     steps = float(inside[~wrong].max()) if bool((~wrong).any()) else 0.0
+    on_lattice = (error <= _EXACT * grid + _BFLOAT16 * truth.abs()).all(dim=-1)
     if len(scales) > 1 or rows == 1:  # One scale for all rows is fitted to the largest of them.
         used = coded.abs().amax(dim=-1)
         coarse = (used < most) & (coded != -most - 1).all(dim=-1) & (largest > _LEAST_RANGE)
-        coarse &= ~_of_mean_square(scales, truth, BITS[dtype]) & ~(errors <= _EXACT * scales)
+        coarse &= ~_of_mean_square(scales, truth, BITS[dtype]) & ~on_lattice
     else:
         used, coarse = torch.zeros_like(wrong), torch.zeros_like(wrong)
     bad = (wrong | coarse).any(dim=1)
@@ -264,6 +273,33 @@ def _of_mean_square(scales: torch.Tensor, truth: torch.Tensor, bits: int) -> tor
         return torch.zeros_like(scales, dtype=torch.bool)
     wanted = _OF_ROOT_MEAN_SQUARE[bits] * truth.square().mean(dim=-1).sqrt()
     return (scales / wanted - 1).abs() < 1e-4
+
+
+def _compare_trained(
+    worst: _Worst, parameter: Parameter, codes: torch.Tensor, scales: torch.Tensor, trained: Codes, start: int
+) -> None:
+    """See that codes and scales are the checkpoint's own, not another rounding of the values."""
+    wanted, steps = torch.from_numpy(trained.unpacked()), torch.from_numpy(trained.scales)
+    found = scales.expand(len(codes), 1)[:, 0]
+    other_code, other_scale = codes != wanted, found != steps
+    rows = other_code.any(dim=1) | other_scale
+    if not bool(rows.any()):
+        return
+    error = (codes.float() * found[:, None] - wanted.float() * steps[:, None]).abs()
+    largest = (wanted.float().abs().amax(dim=1) * steps).clamp_min(1e-30)
+    row = worst.see(error.amax(dim=1) / largest, rows)
+    if row is None:
+        return
+    if bool(other_code[row].any()):
+        column = int(torch.where(other_code[row], error[row].nan_to_num(nan=math.inf), -1.0).argmax())
+        worst.text = (
+            f"{parameter.row(start + row)}, column {column}: code {int(codes[row, column])}, expected"
+            f" {int(wanted[row, column])}, as trained"
+        )
+    else:
+        worst.text = (
+            f"{parameter.row(start + row)}: scale {float(found[row]):.6g}, expected {float(steps[row]):.6g}, as trained"
+        )
 
 
 def _text(
