@@ -41,7 +41,7 @@ schema = 1
 rules = [
   {tensors = ["drafter.head", "drafter.centroids"], format = "int2"},
   {tensors = ["embedder", "per_layer_embedder"], format = "int4_block32"},
-  {tensors = "*", format = "int8", algorithm = "octav"},
+  {tensors = "*", format = "int8"},
 ]
 """
 OWN = {"blocks": (BLOCKS, ("cpu",)), "narrow": (NARROW, ("cpu", "gpu"))}
