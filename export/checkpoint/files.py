@@ -121,8 +121,8 @@ class Checkpoint:
 
     @property
     def bytes(self) -> int:
-        """Bytes of all weight files."""
-        return sum(file.stat().st_size for file in self._files)
+        """Bytes of all weight files, as they were when this object was made."""
+        return sum(self._pinned.size(file) for file in self._files)
 
     @property
     def text_hashes(self) -> dict[str, str]:

@@ -97,6 +97,10 @@ class PinnedFiles:
         if path in self._states and _state(path) != self._states[path]:
             raise _changed(path, "was changed or removed")
 
+    def size(self, path: Path) -> int:
+        """Bytes of a pinned file."""
+        return self._states[path].size
+
     def hashes(self, paths: Iterable[Path], on_bytes: Callable[[int], None] = lambda count: None) -> dict[str, str]:
         """SHA-256 of what was read from each of `paths`, by name; `on_bytes` as of `sha256_of`.
 

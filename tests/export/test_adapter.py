@@ -172,7 +172,8 @@ def test_embedding_and_head_are_what_was_trained(settings: str, base, folders, t
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
     assert np.abs(expected - before).max() > 0.05
     for name in (EMBEDDING, HEAD) if unties else (EMBEDDING,):
-        np.testing.assert_array_equal(pair.target.read_rows_at(name, [3, 9]), pair.target.read(name)[[3, 9]])
+        # A product of fewer rows may be another kernel's.
+        np.testing.assert_allclose(pair.target.read_rows_at(name, [3, 9]), pair.target.read(name)[[3, 9]], atol=1e-6)
 
 
 def test_oracle_reads_the_merged_target(base, folders, tmp_path: Path) -> None:

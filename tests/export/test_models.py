@@ -15,6 +15,7 @@ from gemma_mtp.export.checkpoint.weights import decode_weights, drafter_weights,
 from gemma_mtp.export.models.drafter import DrafterModel
 from gemma_mtp.export.models.embedders import embed, embed_per_layer
 from gemma_mtp.export.models.kv_cache import KVSignature, kv_signature
+from gemma_mtp.export.models.pieces import Directly
 from gemma_mtp.export.models.target import TargetModel
 from gemma_mtp.runtime.parity.oracle.reference import draft, target_states
 from tests.support import oracle
@@ -94,14 +95,18 @@ def test_prefill_decode_and_verify_equal_transformers(pair: Pair) -> None:
     truth = oracle.run_target(pair.target, pair.tokens)
     model, caches = TargetModel(pair.target_config, pair.kv), pair.empty()
     for first, last in ((0, 8), (8, 20)):  # The window is 8, so the second chunk crosses it.
-        caches = model.prefill(pair.weights, **pair.step(first, pair.tokens[first:last]), caches=caches)
+        caches = model.prefill(
+            pair.weights, **pair.step(first, pair.tokens[first:last]), caches=caches, pieces=Directly()
+        )
     for slot in (20, 21):
         logits, activations, caches = model.decode(
-            pair.weights, **pair.step(slot, pair.tokens[slot : slot + 1]), caches=caches
+            pair.weights, **pair.step(slot, pair.tokens[slot : slot + 1]), caches=caches, pieces=Directly()
         )
         close(logits[0], truth.logits[slot : slot + 1])
         close(activations[0], truth.activations[slot : slot + 1])
-    logits, activations, caches = model.decode(pair.weights, **pair.step(22, pair.tokens[22:27]), caches=caches)
+    logits, activations, caches = model.decode(
+        pair.weights, **pair.step(22, pair.tokens[22:27]), caches=caches, pieces=Directly()
+    )
     close(logits[0], truth.logits[22:27])
     close(activations[0], truth.activations[22:27])
     for cache, (keys, values) in zip(pair.kv.target, truth.caches, strict=True):
@@ -153,8 +158,8 @@ def test_comparison_notices_a_planted_fault(fault: str) -> None:
     truth = oracle.run_target(pair.target, pair.tokens)
     FAULTS[fault](pair)
     model = TargetModel(pair.target_config, pair.kv)
-    caches = model.prefill(pair.weights, **pair.step(0, pair.tokens[:20]), caches=pair.empty())
-    logits, _, _ = model.decode(pair.weights, **pair.step(20, pair.tokens[20:21]), caches=caches)
+    caches = model.prefill(pair.weights, **pair.step(0, pair.tokens[:20]), caches=pair.empty(), pieces=Directly())
+    logits, _, _ = model.decode(pair.weights, **pair.step(20, pair.tokens[20:21]), caches=caches, pieces=Directly())
     with pytest.raises(AssertionError):
         close(logits[0], truth.logits[20:21])
 
@@ -182,6 +187,7 @@ def test_draft_steps_equal_transformers_drafter(slot: int, dense_head: bool) -> 
             torch.where(torch.arange(LENGTH) < slot, 0.0, -1e30).view(1, 1, 1, -1),
             param_tensor(slot - 1, slot),
             caches,
+            Directly(),
         )
         token = int(logits.argmax())
         assert token == expected_token

@@ -78,7 +78,10 @@ def _transposed(name: str) -> Callable[[Surgery], None]:
 def _swapped_layers(first: int, second: int) -> Callable[[Surgery], None]:
     def plant(model: Surgery) -> None:
         names = {
-            t.name.decode() for _, graph in model.entries() for t in graph.tensors if t.name.startswith(b"layers.")
+            t.name.decode()
+            for _, graph in model.entries()
+            for t in graph.tensors
+            if t.name.startswith(b"layers.") and t.buffer
         }
         for name in sorted(name for name in names if name.startswith(f"layers.{first}.")):
             one = model.weight(name)
