@@ -65,7 +65,7 @@ fuzz: setup-dev
 
 test-gpu: setup-dev
 	@echo "== GPU tests (on SwiftShader, a software device, where there is no GPU)"
-	@$(BIN)/python -m pytest -m gpu tests/gpu
+	@$(BIN)/python -m pytest -m 'gpu and not gpu_slow' tests/gpu
 
 test-gpu-slow: setup-dev
 	@echo "== slow GPU tests (about half an hour and 8 GB of disk on SwiftShader)"

@@ -71,7 +71,7 @@ def run(content: bytes, signature: Signature) -> dict[str, np.ndarray]:
     return runner(**{name: samples[name].numpy() for name in runner.get_input_details()})
 
 
-NAMES = ["prefill_8", "decode", pytest.param("verify", marks=pytest.mark.slow), "per_layer_embedder", "mtp_drafter"]
+NAMES = ["prefill_8", "decode", "per_layer_embedder", "mtp_drafter"]
 
 
 @pytest.mark.parametrize("name", NAMES)
