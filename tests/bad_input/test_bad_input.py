@@ -272,7 +272,7 @@ def test_output_folder_that_cannot_be_written(refused: Refused, tmp_path: Path) 
         (("--prefill-lengths", "1000"), "--prefill-lengths: 1000, expected 1 to the context length, 128"),
         (("--prefill-lengths", "31"), "--prefill-lengths: 31 is prime"),
         (("--prefill-lengths", "a,b"), "expected whole numbers with commas between"),
-        (("--weights", "int3"), "'int3' is not one of"),
+        (("--weights", "int3"), "'int3' is no recipe"),
         (("--wieghts", "int8"), "No such option '--wieghts'"),
     ],
 )
