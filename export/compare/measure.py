@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +20,7 @@ from ...runtime.errors import UserError
 from ...runtime.model import Model, load
 from ...runtime.parity.oracle.oracle import Oracle
 from ...runtime.parity.report.measures import kl_divergence
+from ...runtime.scratch import scratch_folder
 from ...runtime.text.prompts import Prompt
 from ..checkpoint.pair import Pair
 from ..options import ExportOptions
@@ -96,19 +96,21 @@ class Comparison:
         """
         shapes = Shapes("pair", self.pair.target_config, self.pair.drafter_config)
         components = component_bytes(shapes, recipe, self.options.backends, self.options.context_length)
-        with _exported(self, recipe, lambda: on_progress(recipe.name, "exporting")) as bundle:
-            size = bundle.path.stat().st_size
+        on_progress(recipe.name, "exporting")
+        with _exported(self, recipe) as (path, model):
+            size = path.stat().st_size
             on_progress(recipe.name, "text")
-            kl, top1, perplexity = self._text(bundle.model)
+            kl, top1, perplexity = self._text(model)
             on_progress(recipe.name, "acceptance")
-            statistics = self._answers(bundle.model)
+            statistics = self._answers(model)
             on_progress(recipe.name, "costs of single steps")
-            costs = measure_costs(bundle.model.engine, _REPETITIONS)
+            costs = measure_costs(model.engine, _REPETITIONS)
         verify = costs.held_pass(self.options.draft_tokens + 1)
         float_drafter = None
         if components.get("drafter.head") and not _stores_drafter_exactly(recipe):
-            with _exported(self, _with_float_drafter(recipe), lambda: on_progress(recipe.name, "float drafter")) as one:
-                float_drafter = self._answers(one.model).acceptance_rate
+            on_progress(recipe.name, "float drafter")
+            with _exported(self, _with_float_drafter(recipe)) as (_, model):
+                float_drafter = self._answers(model).acceptance_rate
         return Price(
             recipe.name, components, size, perplexity, kl, top1, statistics.acceptance_rate,
             statistics.tokens_per_pass, float_drafter,
@@ -142,32 +144,13 @@ class Comparison:
         return total
 
 
-@dataclass
-class _exported:  # noqa: N801
-    """The bundle of a recipe while the block runs; its files are removed afterwards."""
-
-    comparison: Comparison
-    recipe: Recipe
-    tell: Callable[[], None]
-
-    def __enter__(self) -> _exported:
-        self.tell()
-        self._folder = Path(tempfile.mkdtemp(prefix="gemma-mtp-compare-"))
-        work = self.comparison
-        try:
-            self.path = export(
-                work.pair, replace(work.options, recipe=self.recipe), self._folder / "out", _silent(),
-                skeleton_cache=work.skeletons,
-            )  # fmt: skip
-            self.model = load(self.path, work.threads)
-        except BaseException:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            raise
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        del self.model
-        shutil.rmtree(self._folder, ignore_errors=True)
+@contextlib.contextmanager
+def _exported(comparison: Comparison, recipe: Recipe) -> Iterator[tuple[Path, Model]]:
+    """The bundle of a recipe and what runs it, while the block runs; its files are removed afterwards."""
+    with scratch_folder("compare") as folder:
+        options = replace(comparison.options, recipe=recipe)
+        path = export(comparison.pair, options, folder / "out", _silent(), skeleton_cache=comparison.skeletons)
+        yield path, load(path, comparison.threads)
 
 
 def _silent() -> Reporter:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import html
-import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from ...runtime.drawing import svg
 from ...runtime.units import size
 from .measure import BASE, Price
 
@@ -46,7 +46,7 @@ def render(prices: Sequence[Price], about: dict[str, Any]) -> str:
     names = list(dict.fromkeys(name for price in prices for name in price.components))
     pieces = [size(price.components.get(name, 0)) for name in names for price in prices]
     rows = [[name, *pieces[i * len(prices) : (i + 1) * len(prices)]] for i, name in enumerate(names)]
-    plots = [_svg(lambda axes: _scatter(axes, prices)), _svg(lambda axes: _acceptance(axes, prices))]
+    plots = [svg(lambda axes: _scatter(axes, prices)), svg(lambda axes: _acceptance(axes, prices))]
     facts = ", ".join(f"{name} {value}" for name, value in about.items())
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>What recipes cost</title><style>'
@@ -68,21 +68,6 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
     return f"<table>{line(head, 'th')}{''.join(line(row, 'td') for row in rows)}</table>"
-
-
-def _svg(draw: Callable[[Axes], None]) -> str:
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "gemma-mtp-export", "font.size": 9}):
-        figure = Figure(figsize=(5.2, 3.4), layout="constrained")
-        axes = figure.subplots()
-        axes.spines[["top", "right"]].set_visible(False)
-        draw(axes)
-        file = io.StringIO()
-        figure.savefig(file, format="svg", metadata={"Date": None})
-    text = file.getvalue()
-    return text[text.index("<svg") :]
 
 
 def _scatter(axes: Axes, prices: Sequence[Price]) -> None:

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ...drawing import svg
 from .report import Report
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _BUNDLE, _ORACLE, _LIMIT = "#1a73e8", "#9aa0a6", "#d93025"
-# Text stays text, in the page's font; identifiers do not change from run to run.
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "gemma-mtp-export",
-    "font.family": "sans-serif",
-    "font.size": 9,
-}
 
 
 def report_plots(report: Report) -> dict[str, str]:
@@ -27,32 +19,17 @@ def report_plots(report: Report) -> dict[str, str]:
     limits = report.about["limits"]
     drawn: dict[str, str] = {}
     if "error_by_layer" in series:
-        drawn["Error of the KV cache by layer"] = _svg(lambda axes: _by_layer(axes, series["error_by_layer"], limits))
+        drawn["Error of the KV cache by layer"] = svg(lambda axes: _by_layer(axes, series["error_by_layer"], limits))
     if "logits" in series:
-        drawn["Logits: bundle against oracle"] = _svg(lambda axes: _scatter(axes, series["logits"]))
+        drawn["Logits: bundle against oracle"] = svg(lambda axes: _scatter(axes, series["logits"]))
     if "acceptance_by_position" in series:
-        drawn["Acceptance by draft position"] = _svg(
+        drawn["Acceptance by draft position"] = svg(
             lambda axes: _bars(axes, series["acceptance_by_position"], "position in the draft")
         )
         by_prompt = series["acceptance_by_prompt"]
         shares = {side: [entry[side] for entry in by_prompt] for side in ("bundle", "oracle")}
-        drawn["Acceptance by prompt"] = _svg(lambda axes: _bars(axes, shares, "prompt"))
+        drawn["Acceptance by prompt"] = svg(lambda axes: _bars(axes, shares, "prompt"))
     return drawn
-
-
-def _svg(draw: Callable[[Axes], None]) -> str:
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(5.2, 3.4), layout="constrained")
-        axes = figure.subplots()
-        axes.spines[["top", "right"]].set_visible(False)
-        draw(axes)
-        file = io.StringIO()
-        figure.savefig(file, format="svg", metadata={"Date": None})
-    text = file.getvalue()
-    return text[text.index("<svg") :]
 
 
 def _by_layer(axes: Axes, errors: dict[str, list[float]], limits: dict[str, Any]) -> None:
