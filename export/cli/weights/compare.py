@@ -78,7 +78,9 @@ def compare_command(
         write_output_file(json_file, json.dumps(as_dict(prices, about), indent=2) + "\n", "--json")
     if html_file:
         write_output_file(html_file, render(prices, about), "--html")
-    table = Table(*COLUMNS, title="What recipes cost", title_justify="left", title_style="bold")
-    for price in prices:
-        table.add_row(*cells(price, prices))
+    # A column for each recipe: twelve measures side by side would not fit a terminal.
+    head, *rows = zip(COLUMNS, *(cells(price, prices) for price in prices), strict=True)
+    table = Table(*head, title="What recipes cost", title_justify="left", title_style="bold")
+    for row in rows:
+        table.add_row(*row)
     Console().print(table)
