@@ -47,7 +47,7 @@ class StepCosts:
         """Of a pass over exactly `tokens`: that of a longer one which fills the same tile of rows, if it was measured;
         else between the measured ones by straight line."""
         lengths = sorted(self.passes)
-        in_tile = [length for length in lengths if length >= tokens > 1 and _tiles(length) == _tiles(tokens)]
+        in_tile = [length for length in lengths if length >= tokens > 1 and tiles(length) == tiles(tokens)]
         if in_tile:
             return self.passes[in_tile[0]]
         return float(np.interp(tokens, lengths, [self.passes[length] for length in lengths]))
@@ -56,14 +56,15 @@ class StepCosts:
     def tile_step(self) -> tuple[int, int, float] | None:
         """The longest pass in the first tile of rows, the shortest in the second, and how many times it costs as much;
         None where the bundle has not both."""
-        first = [length for length in self.passes if length > 1 and _tiles(length) == 1]
-        second = [length for length in self.passes if _tiles(length) == 2]
+        first = [length for length in self.passes if length > 1 and tiles(length) == 1]
+        second = [length for length in self.passes if tiles(length) == 2]
         if not first or not second:
             return None
         return max(first), min(second), self.passes[min(second)] / self.passes[max(first)]
 
 
-def _tiles(rows: int) -> int:
+def tiles(rows: int) -> int:
+    """How many kernel tiles a pass over so many rows fills."""
     return -(-rows // ROWS_PER_TILE)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..benchmark import ROWS_PER_TILE, BenchmarkReport
+from ..benchmark import BenchmarkReport, tiles
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,7 @@ def advise(acceptance_by_position: Sequence[float], draft_step: float, draft_tok
     round_cost = yields[draft_tokens] / max(ratio, 1e-6)
     # Nothing costs less than nothing: where draft steps of this machine's would eat the whole round, they are cheaper.
     step = min(draft_step, 0.5 * round_cost / draft_tokens)
-    tile = (round_cost - draft_tokens * step) / _tiles(draft_tokens + 1)
-    estimates = {n: yields[n] / (n * step + tile * _tiles(n + 1)) for n in range(1, len(yields))}
+    tile = (round_cost - draft_tokens * step) / tiles(draft_tokens + 1)
+    estimates = {n: yields[n] / (n * step + tile * tiles(n + 1)) for n in range(1, len(yields))}
     best = max(estimates, key=lambda length: estimates[length])
     return Advice(best if estimates[best] > 1 else 0, estimates)
-
-
-def _tiles(rows: int) -> int:
-    return -(-rows // ROWS_PER_TILE)
