@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from ...runtime.drawing import svg
+from ...runtime.parity.report.drawing import svg
 from ...runtime.units import size
 from .measure import BASE, Price
 

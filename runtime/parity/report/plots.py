@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ...drawing import svg
+from .drawing import svg
 from .report import Report
 
 if TYPE_CHECKING:
