@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..quantize.recipes import DEFAULT, DEFAULT_FOR_CODES, Recipe, read_recipe
 from ..runtime.bundle.contract import is_placeholder
 from ..runtime.errors import UserError
 from .checkpoint.config import TargetConfig
-from .checkpoint.pair import Pair
 from .models.kv_cache import CACHE_DTYPES, CacheFormat
+
+if TYPE_CHECKING:  # It imports torch, which commands that only run bundles do without.
+    from .checkpoint.pair import Pair
 
 # LiteRT-LM drops a prefill longer than the room that is left, so one that always fits must be among them.
 SHORT_PREFILL = 8

@@ -309,8 +309,8 @@ def test_limits_by_format() -> None:
     assert weight_format({"float32": 10, "int32": 5}) == "fp32"
     assert read_thresholds(None, "int8", "bundle") == ("int8", THRESHOLDS["int8"])
     assert read_thresholds("fp32", "int8", "bundle") == ("fp32", THRESHOLDS["fp32"])
-    with pytest.raises(UserError, match="no limits for int4 weights"):
-        read_thresholds(None, "int4", "bundle")
+    with pytest.raises(UserError, match="no limits for int16 weights"):
+        read_thresholds(None, "int16", "bundle")
 
 
 @pytest.mark.parametrize(("text", "expected"), [("8GB", 8e9), ("800M", 8e8), ("1.5 GiB", 1.5e9), ("123", 123)])
