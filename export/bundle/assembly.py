@@ -12,7 +12,7 @@ from ..checkpoint.quantized.kept import stored_parts
 from ..graphs.bind import bind, write_model
 from ..graphs.blocks import SLOTS_PER_BLOCK, loop_over_blocks
 from ..graphs.cache_scales import set_cache_scales
-from ..graphs.convert import convert
+from ..graphs.convert import Conversion, conversion
 from ..graphs.plan import ModelPlan
 from ..graphs.skeleton import merge
 from ..graphs.skeleton_cache import SkeletonCache
@@ -66,10 +66,14 @@ class Assembly:
             ConversionError: the converter failed.
         """
         rest = [name for name in self.models if name not in _FIRST]
-        graphs = sum(len(model.signatures) for model in self.models.values())
+        signatures = [signature for model in self.models.values() for signature in model.signatures]
         with background(self._hash_sources) as hashing:
-            with self.reporter.stage(_TRACING, graphs, lines=True) as advance:
-                traced = self._trace(_FIRST, bundle.parent, advance, [hashing])
+            with (
+                self.reporter.stage(_TRACING, len(signatures), lines=True) as advance,
+                names_failure("tracing graphs", bundle.parent),
+                conversion(signatures, cache=self.cache, show_output=self.show_converter_output) as graphs,
+            ):
+                traced = self._take(graphs, _FIRST, advance, [hashing])
 
                 def write_first(writing: Background[None]) -> None:
                     # Two that read a disk at different places at a time are slower than one after the other.
@@ -77,26 +81,22 @@ class Assembly:
                     self._write(_FIRST, traced, writer, bundle, writing)
 
                 with background(write_first) as writing:
-                    others = self._trace(rest, bundle.parent, advance, [hashing, writing])
+                    others = self._take(graphs, rest, advance, [hashing, writing])
             self._check_sources()
             self._write(rest, others, writer, bundle, hashing)
         self._check_sources()
 
-    def _trace(
-        self, names: Iterable[str], folder: Path, advance: Advance, beside: Iterable[Background[None]]
+    def _take(
+        self, graphs: Conversion, names: Iterable[str], advance: Advance, beside: Iterable[Background[None]]
     ) -> dict[str, bytes]:
+        """The graphs of the models `names`, when all are traced; what fails `beside` is raised meanwhile."""
+
         def on_progress(name: str) -> None:
             advance(1, name)
             for work in beside:
                 work.raise_failure()
 
-        with names_failure("tracing graphs", folder):
-            return convert(
-                [signature for name in names for signature in self.models[name].signatures],
-                cache=self.cache,
-                on_progress=on_progress,
-                show_output=self.show_converter_output,
-            )
+        return graphs.take([s.name for name in names for s in self.models[name].signatures], on_progress)
 
     def _write(
         self,

@@ -140,9 +140,11 @@ def _started(
     # One thread each: tracing does no arithmetic, and idle thread pools get in each other's way. What libraries put
     # among temporary files is removed with the folder.
     environment = {"OMP_NUM_THREADS": "1", "LITERT_TORCH_SHOW_PROGRESS": "n", "TMPDIR": str(folder)}
-    # The costliest, those with most weights, come first, so that the last ones fill what is left evenly.
+    # Graphs of a single weight take a moment, and what needs only those can go on. Then the costliest come first, so
+    # that the last ones fill what is left evenly.
     tasks = folder / "signatures.pickle"
-    tasks.write_bytes(pickle.dumps(sorted(signatures, key=lambda signature: -len(signature.weights)), protocol=5))
+    ordered = sorted(signatures, key=lambda signature: (len(signature.weights) > 1, -len(signature.weights)))
+    tasks.write_bytes(pickle.dumps(ordered, protocol=5))
     with contextlib.ExitStack() as stack:
         processes = []
         for index in range(count):
