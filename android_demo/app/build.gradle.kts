@@ -15,7 +15,8 @@ android {
         versionName = "1.0"
         // Bundles with a newer minimum are refused before the engine sees them.
         buildConfigField("String", "LITERT_LM", "\"${libs.versions.litertlm.get()}\"")
-        ndk { abiFilters += "arm64-v8a" }
+        // Phones, and the emulator.
+        ndk { abiFilters += listOf("arm64-v8a", "x86_64") }
     }
 
     buildFeatures {
@@ -34,6 +35,7 @@ dependencies {
     implementation(libs.coroutines.android)
     implementation(libs.activity.compose)
     implementation(libs.lifecycle.runtime)
+    implementation(libs.lifecycle.runtime.compose)
     implementation(libs.lifecycle.viewmodel)
     implementation(platform(libs.compose.bom))
     implementation(libs.compose.foundation)

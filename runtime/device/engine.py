@@ -11,10 +11,11 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..scratch import scratch_folder
-from .phone import LEAST_API
 
 LIBRARY = "liblitert-lm.so"
 _PACKAGE = "litert-lm-api"
+# Android 6 (API 23), in the tags of its wheels.
+_PLATFORM = "android_23"
 
 
 def android_engine(abi: str) -> Path:
@@ -27,7 +28,7 @@ def android_engine(abi: str) -> Path:
     kept = _cache() / wanted / abi / LIBRARY
     if kept.is_file():
         return kept
-    platform = f"android_{LEAST_API}_{abi.replace('-', '_')}"
+    platform = f"{_PLATFORM}_{abi.replace('-', '_')}"
     with scratch_folder("engine") as folder:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
         command += ["--only-binary=:all:", "--platform", platform, "--dest", str(folder), f"{_PACKAGE}=={wanted}"]

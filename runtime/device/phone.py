@@ -13,8 +13,8 @@ from .adb import Device
 
 # Where adb's shell may write and run programs.
 FOLDER = "/data/local/tmp/gemma-mtp"
-# What LiteRT-LM's wheels for Android are built for: their tag is android_23.
-LEAST_API = 23
+# Android 8: from there on phones have sha256sum (and, from 7 on, adb passes exit codes on).
+LEAST_API = 26
 ABIS = ("arm64-v8a", "x86_64")
 _CHUNK = 1 << 20
 
@@ -45,7 +45,7 @@ def inspect_phone(device: Device) -> Phone:
     model, android = property_of("ro.product.model"), property_of("ro.build.version.release")
     api = property_of("ro.build.version.sdk")
     if not api.isdecimal() or int(api) < LEAST_API:
-        raise UserError(f"{device.serial}: Android {android} (API {api}); LiteRT-LM's engine needs API {LEAST_API}")
+        raise UserError(f"{device.serial}: Android {android} (API {api}); expected Android 8 (API {LEAST_API}) or newer")
     abis = property_of("ro.product.cpu.abilist").split(",")
     abi = next((abi for abi in abis if abi in ABIS), None)
     if abi is None:

@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from gemma_mtp.export.bundle.metadata import MIN_RUNTIME_VERSION
 from tests.android.tools import DEMO
 
 APP = DEMO / "app" / "src" / "main"
@@ -79,11 +80,8 @@ def test_renamed_calls_and_missing_resources_are_seen(compile_app: Compile, tmp_
         "engine/BundleFacts.kt": ("hasSpeculativeDecodingSupport", "supportsSpeculativeDecoding"),
         "engine/LoadedBundle.kt": ("enableSpeculativeDecoding = mtp", "speculativeDecoding = mtp"),
         "bench/Measurement.kt": ("lastDecodeTokenCount", "decodeTokenCount"),
-        "ui/DemoViewModel.kt": ("cancelProcess()", "cancel()"),
-        "bench/BenchmarkActivity.kt": (
-            "LoadedBundle.load(facts, request.settings, cacheDir)",
-            "LoadedBundle.load(facts)",
-        ),
+        "ui/DemoViewModel.kt": ("conversation.answer(message)", "conversation.answer()"),
+        "bench/BenchmarkViewModel.kt": ("LoadedBundle.load(bundle, request.settings(bundle), ", "LoadedBundle.load(bundle, "),
     }
     for name, (old, new) in faults.items():
         content = (sources / name).read_text("utf-8")
@@ -152,5 +150,7 @@ def test_catalog_has_what_the_build_uses() -> None:
     assert set(re.findall(r"libs\.([\w.]+)\)", build)) - {"versions.litertlm.get("} <= known | {
         f"plugins.{name.replace('-', '.')}" for name in catalog["plugins"]
     }
-    # Bundles are made for this line of the runtime.
-    assert catalog["versions"]["litertlm"].split(".")[:2] == version("litert-lm").split(".")[:2]
+    # The line of the runtime that bundles are tested on, and no older than they ask for: the app would refuse them.
+    used = catalog["versions"]["litertlm"].split(".")
+    assert used[:2] == version("litert-lm").split(".")[:2]
+    assert [*map(int, used)] >= [*map(int, MIN_RUNTIME_VERSION.split("."))]

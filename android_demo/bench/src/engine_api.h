@@ -21,7 +21,6 @@ typedef void (*StreamCallback)(void *data, void *chunk);
   F(void *, loaded_file_create, (const char *path))                                                 \
   F(void, loaded_file_delete, (void *file))                                                         \
   F(bool, loaded_file_has_speculative_decoding_support, (void *file))                               \
-  F(const char *, loaded_file_min_runtime_version, (void *file))                                    \
   F(void *, engine_settings_create,                                                                 \
     (const char *model, const char *backend, const char *vision, const char *audio))                \
   F(void, engine_settings_delete, (void *settings))                                                 \

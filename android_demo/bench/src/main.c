@@ -4,7 +4,7 @@
  *    "off": {"text": "...", "tokens": 40, "tokens_per_second": 9.8, "time_to_first_token": 0.31, "seconds": 4.1},
  *    "on": {...}}
  *
- * The line before them tells how the engine was loaded, the line behind them that all was run and how much memory it
+ * The line before them tells how the engine was loaded (context 0: the bundle's own), the line behind them that all was run and how much memory it
  * took. Exit codes: 0 done, 1 the engine failed, 2 bad use or input. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -123,7 +123,8 @@ int main(int count, char **arguments) {
   Options options;
   EngineApi api;
   Prompts prompts;
-  if (!read_options(count, arguments, &options)) return BAD_INPUT;
+  Request request = read_options(count, arguments, &options);
+  if (request != RUN) return request == HELP ? DONE : BAD_INPUT;
   if (!read_prompts(options.prompts, &prompts)) return BAD_INPUT;
   int code = BAD_INPUT;
   if (load_engine_api(options.engine, &api)) {
@@ -131,8 +132,8 @@ int main(int count, char **arguments) {
     double begun = seconds_now();
     void *engine = check_bundle(&api, options.bundle) ? create_engine(&api, &options) : NULL;
     if (engine) {
-      printf("{\"backend\": \"%s\", \"threads\": %d, \"load_seconds\": %.3f}\n", options.backend, options.threads,
-             seconds_now() - begun);
+      printf("{\"backend\": \"%s\", \"threads\": %d, \"context\": %d, \"load_seconds\": %.3f}\n", options.backend,
+             options.threads, options.context, seconds_now() - begun);
       fflush(stdout);
       code = run(&api, engine, &options, &prompts);
       api.engine_delete(engine); /* Its log tells the drafter's acceptance now. */

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char HELP[] =
+static const char USAGE[] =
     "usage: mtp-bench --engine LIBRARY --bundle FILE.litertlm --prompts FILE.jsonl [options]\n"
     "\n"
     "Answers every prompt with MTP off and on, in turns, and prints a line of JSON for each.\n"
@@ -18,7 +18,7 @@ static const char HELP[] =
     "  --backend cpu|gpu   [cpu]\n"
     "  --max-tokens N      of an answer [128]\n"
     "  --threads N         of the CPU backend [4]\n"
-    "  --context N         tokens of prompt and answer together [the bundle's]\n"
+    "  --context N         load the bundle with this context, prompt and answer together [the bundle's]\n"
     "  --repetitions N     how often every prompt is answered [1]\n"
     "  --cache FOLDER      where the engine may keep prepared weights [none]\n"
     "  --verbose           the engine's log, with the drafter's acceptance, on standard error\n";
@@ -48,7 +48,7 @@ static bool complete(const Options *options) {
   return true;
 }
 
-bool read_options(int count, char **arguments, Options *options) {
+Request read_options(int count, char **arguments, Options *options) {
   static const struct option known[] = {
       {"engine", required_argument, NULL, 'e'},  {"bundle", required_argument, NULL, 'b'},
       {"prompts", required_argument, NULL, 'p'}, {"backend", required_argument, NULL, 'k'},
@@ -71,9 +71,13 @@ bool read_options(int count, char **arguments, Options *options) {
       case 't': good = read_number("threads", optarg, &options->threads); break;
       case 'c': good = read_number("context", optarg, &options->context); break;
       case 'r': good = read_number("repetitions", optarg, &options->repetitions); break;
-      case 'h': fputs(HELP, stdout); return false;
-      default: return false;
+      case 'h': fputs(USAGE, stdout); return HELP;
+      default: return WRONG;
     }
   }
-  return good && complete(options);
+  if (good && optind < count) {
+    fprintf(stderr, "mtp-bench: %s: expected options only; see --help\n", arguments[optind]);
+    return WRONG;
+  }
+  return good && complete(options) ? RUN : WRONG;
 }

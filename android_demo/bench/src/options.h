@@ -10,7 +10,9 @@ typedef struct {
   bool verbose;
 } Options;
 
-/* Read `arguments`; false with a line on standard error, or after the help, if there is nothing to run. */
-bool read_options(int count, char **arguments, Options *options);
+typedef enum { RUN, HELP, WRONG } Request;
+
+/* Read `arguments`: RUN; HELP, which was printed; or WRONG, with a line on standard error. */
+Request read_options(int count, char **arguments, Options *options);
 
 #endif

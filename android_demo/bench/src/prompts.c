@@ -1,5 +1,6 @@
 #include "prompts.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,7 +37,7 @@ bool read_prompts(const char *path, Prompts *prompts) {
   *prompts = (Prompts){0};
   FILE *file = fopen(path, "r");
   if (!file) {
-    perror(path);
+    fprintf(stderr, "mtp-bench: %s: %s\n", path, strerror(errno));
     return false;
   }
   char *line = NULL;

@@ -2,9 +2,11 @@ package checks
 
 import dev.gemmamtp.demo.bench.Comparison
 import dev.gemmamtp.demo.bench.Measurement
+import dev.gemmamtp.demo.engine.BundleFacts
 import dev.gemmamtp.demo.engine.isNewer
 import dev.gemmamtp.demo.ui.DemoState
 import dev.gemmamtp.demo.ui.Turn
+import java.io.File
 
 private fun answer(text: String, tokens: Int, seconds: Double = 2.0) = Measurement(text, tokens, 1.0, seconds, 100)
 
@@ -28,6 +30,17 @@ fun main() {
     check(answer("abc", 11, seconds = 3.0).tokensPerSecond == 5.0)
     check(both(answer("a", 11, seconds = 3.0), answer("a", 11, seconds = 2.0)).ratio == 2.0)
     check(both(answer("", 0, seconds = 0.0), answer("a", 5)).ratio == 0.0)
+
+    val bundle = BundleFacts(File("a.litertlm"), drafts = true, longestContext = 32_002)
+    check(bundle.contextFor(null) == 4096)
+    check(bundle.contextFor(8192) == 8192)
+    check(bundle.contextFor(40_000) == 32_002)
+    check(bundle.copy(longestContext = 256).contextFor(null) == 256)
+    check(bundle.copy(longestContext = 0).contextFor(8192) == 8192)
+
+    val found = DemoState().showing(bundle)
+    check(found.settings.mtp && found.settings.context == 4096)
+    check(!found.showing(bundle.copy(drafts = false)).settings.mtp)
 
     check(DemoState(turns = listOf(Turn(true, "q"), Turn(false, "a"))).grown("b").turns.last() == Turn(false, "ab"))
 }

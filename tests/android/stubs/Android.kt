@@ -11,6 +11,18 @@ class Bundle
 object Debug {
     @JvmStatic fun getPss(): Long = TODO()
 }
+//: android.view
+abstract class Window {
+    fun addFlags(flags: Int): Unit = TODO()
+}
+
+interface WindowManager {
+    class LayoutParams {
+        companion object {
+            const val FLAG_KEEP_SCREEN_ON: Int = 128
+        }
+    }
+}
 //: android.util
 object Log {
     @JvmStatic fun i(tag: String?, message: String): Int = TODO()
@@ -57,6 +69,8 @@ abstract class Application : android.content.Context()
 
 abstract class Activity : android.content.Context() {
     val intent: android.content.Intent
+        get() = TODO()
+    val window: android.view.Window
         get() = TODO()
 
     protected open fun onCreate(savedInstanceState: android.os.Bundle?): Unit = TODO()

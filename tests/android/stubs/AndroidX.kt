@@ -15,8 +15,13 @@ val ViewModel.viewModelScope: kotlinx.coroutines.CoroutineScope
     get() = TODO()
 val LifecycleOwner.lifecycleScope: kotlinx.coroutines.CoroutineScope
     get() = TODO()
+//: androidx.lifecycle.compose
+@androidx.compose.runtime.Composable
+fun <T> kotlinx.coroutines.flow.StateFlow<T>.collectAsStateWithLifecycle(): androidx.compose.runtime.State<T> = TODO()
 //: androidx.activity
 abstract class ComponentActivity : android.app.Activity(), androidx.lifecycle.LifecycleOwner
+
+fun ComponentActivity.enableEdgeToEdge(): Unit = TODO()
 
 inline fun <reified VM : androidx.lifecycle.ViewModel> ComponentActivity.viewModels(): Lazy<VM> = TODO()
 //: androidx.activity.result.contract

@@ -23,9 +23,9 @@ operator fun <T> MutableState<T>.setValue(thisObj: Any?, property: kotlin.reflec
 
 fun <T> mutableStateOf(value: T): MutableState<T> = TODO()
 
-@Composable fun <T> remember(calculation: () -> T): T = TODO()
-
-@Composable fun <T> kotlinx.coroutines.flow.StateFlow<T>.collectAsState(): State<T> = TODO()
+@Composable fun LaunchedEffect(key1: Any?, block: suspend kotlinx.coroutines.CoroutineScope.() -> Unit): Unit = TODO()
+//: androidx.compose.runtime.saveable
+@androidx.compose.runtime.Composable fun <T : Any> rememberSaveable(vararg inputs: Any?, init: () -> T): T = TODO()
 //: androidx.compose.ui
 interface Modifier {
     companion object : Modifier
@@ -53,6 +53,13 @@ class Dp
 
 val Int.dp: Dp
     get() = TODO()
+//: androidx.compose.ui.text.input
+class KeyboardType private constructor() {
+    companion object {
+        val Number: KeyboardType
+            get() = TODO()
+    }
+}
 //: androidx.compose.ui.res
 @androidx.compose.runtime.Composable fun stringResource(id: Int): String = TODO()
 
@@ -99,7 +106,21 @@ fun Row(
     verticalAlignment: androidx.compose.ui.Alignment.Vertical = TODO(),
     content: @androidx.compose.runtime.Composable RowScope.() -> Unit,
 ): Unit = TODO()
+//: androidx.compose.foundation
+class ScrollState
+
+@androidx.compose.runtime.Composable fun rememberScrollState(initial: Int = 0): ScrollState = TODO()
+
+fun androidx.compose.ui.Modifier.verticalScroll(state: ScrollState, enabled: Boolean = true): androidx.compose.ui.Modifier = TODO()
+//: androidx.compose.foundation.text
+class KeyboardOptions(val keyboardType: androidx.compose.ui.text.input.KeyboardType = TODO())
 //: androidx.compose.foundation.lazy
+class LazyListState {
+    suspend fun scrollToItem(index: Int, scrollOffset: Int = 0): Unit = TODO()
+}
+
+@androidx.compose.runtime.Composable fun rememberLazyListState(): LazyListState = TODO()
+
 interface LazyItemScope
 
 interface LazyListScope {
@@ -114,6 +135,7 @@ fun <T> LazyListScope.items(
 @androidx.compose.runtime.Composable
 fun LazyColumn(
     modifier: androidx.compose.ui.Modifier = androidx.compose.ui.Modifier,
+    state: LazyListState = TODO(),
     verticalArrangement: androidx.compose.foundation.layout.Arrangement.Vertical = TODO(),
     content: LazyListScope.() -> Unit,
 ): Unit = TODO()
@@ -180,6 +202,8 @@ fun OutlinedTextField(
     onValueChange: (String) -> Unit,
     modifier: androidx.compose.ui.Modifier = androidx.compose.ui.Modifier,
     label: @androidx.compose.runtime.Composable (() -> Unit)? = null,
+    isError: Boolean = false,
+    keyboardOptions: androidx.compose.foundation.text.KeyboardOptions = TODO(),
 ): Unit = TODO()
 
 @androidx.compose.runtime.Composable

@@ -4,8 +4,12 @@ import com.google.ai.edge.litertlm.ExperimentalApi
 import com.google.ai.edge.litertlm.LiteRtLmJniException
 import dev.gemmamtp.demo.engine.LoadedBundle
 import dev.gemmamtp.demo.engine.Problem
+import dev.gemmamtp.demo.engine.answer
 import dev.gemmamtp.demo.engine.reason
 import dev.gemmamtp.demo.engine.usedMiB
+
+private const val WARM_UP_PROMPT = "Hello"
+private const val WARM_UP_TOKENS = 8
 
 /** One answer; times in seconds, [firstToken] from sending on, [tokens] as the engine counts them. */
 data class Measurement(val text: String, val tokens: Int, val firstToken: Double, val seconds: Double, val memoryMiB: Long) {
@@ -28,6 +32,19 @@ data class Comparison(val prompt: String, val maxTokens: Int, val off: Measureme
         }
 }
 
+/**
+ * Once through all that answers need, so that none of them pays for the first touch of the weights. What a GPU lacks shows
+ * here at the latest: an engine can be made without its driver. Throws [Problem.NoGpu] or [Problem.AnswerFailed].
+ */
+suspend fun warmUp(bundle: LoadedBundle) {
+    try {
+        measure(bundle, WARM_UP_PROMPT, WARM_UP_TOKENS, mtp = false)
+        if (bundle.settings.mtp) measure(bundle, WARM_UP_PROMPT, WARM_UP_TOKENS, mtp = true)
+    } catch (problem: Problem.AnswerFailed) {
+        throw if (bundle.settings.gpu) Problem.NoGpu(problem.detail) else problem
+    }
+}
+
 /** Both ways in turn, in conversations of their own; [mtpFirst] alternates over a run so that both share the heat. */
 suspend fun compare(bundle: LoadedBundle, prompt: String, maxTokens: Int, mtpFirst: Boolean): Comparison {
     val first = measure(bundle, prompt, maxTokens, mtp = mtpFirst)
@@ -43,7 +60,7 @@ suspend fun measure(bundle: LoadedBundle, prompt: String, maxTokens: Int, mtp: B
             val text = StringBuilder()
             var first = 0L
             val begun = System.nanoTime()
-            conversation.sendMessageAsync(prompt).collect { piece ->
+            conversation.answer(prompt).collect { piece ->
                 if (first == 0L) first = System.nanoTime()
                 text.append(piece)
             }

@@ -8,15 +8,20 @@ import com.google.ai.edge.litertlm.EngineConfig
 import com.google.ai.edge.litertlm.ExperimentalApi
 import com.google.ai.edge.litertlm.ExperimentalFlags
 import com.google.ai.edge.litertlm.LiteRtLmJniException
+import com.google.ai.edge.litertlm.Message
 import com.google.ai.edge.litertlm.SamplerConfig
 import java.io.File
-import kotlinx.coroutines.Dispatchers
-import kotlinx.coroutines.withContext
+import kotlinx.coroutines.CancellationException
+import kotlinx.coroutines.flow.Flow
+import kotlinx.coroutines.flow.onCompletion
 
-/** How to load a bundle; [context] in tokens, null for the bundle's own. */
+/** How to load a bundle; [context] in tokens, prompt and answer together, null for what the bundle asks for. */
 data class LoadSettings(val mtp: Boolean, val gpu: Boolean, val context: Int?)
 
-/** A bundle on LiteRT-LM. One conversation at a time; close it to free its memory. */
+/**
+ * A bundle on LiteRT-LM. One conversation at a time; close it once, after its conversations, to free its memory. All calls
+ * block, so none is for the main thread.
+ */
 class LoadedBundle private constructor(private val engine: Engine, val settings: LoadSettings) : AutoCloseable {
 
     /**
@@ -35,27 +40,43 @@ class LoadedBundle private constructor(private val engine: Engine, val settings:
     override fun close() = engine.close()
 
     companion object {
-        /** Load [bundle]; takes seconds. Throws [Problem.NoGpu] or [Problem.LoadFailed]. */
+        /**
+         * Load [bundle], in seconds; prepared weights are kept below [cache]. Throws [Problem.NoGpu] or
+         * [Problem.LoadFailed]. No suspend function: a caller that was cancelled meanwhile would never get what to close.
+         */
         @OptIn(ExperimentalApi::class)
-        suspend fun load(bundle: BundleFacts, settings: LoadSettings, cache: File): LoadedBundle =
-            withContext(Dispatchers.Default) {
-                // Both are read when an engine is made, and count for that engine alone.
-                ExperimentalFlags.enableSpeculativeDecoding = settings.mtp && bundle.drafts
-                ExperimentalFlags.enableBenchmark = true
-                val config =
-                    EngineConfig(
-                        modelPath = bundle.file.absolutePath,
-                        backend = if (settings.gpu) Backend.GPU() else Backend.CPU(),
-                        maxNumTokens = settings.context,
-                        cacheDir = cache.absolutePath,
-                    )
-                val engine = Engine(config)
-                try {
-                    engine.initialize()
-                } catch (error: LiteRtLmJniException) {
-                    throw if (settings.gpu) Problem.NoGpu(error.reason()) else Problem.LoadFailed(error.reason())
-                }
-                LoadedBundle(engine, settings)
+        fun load(bundle: BundleFacts, settings: LoadSettings, cache: File): LoadedBundle {
+            // Both are read when an engine is made, and count for that engine alone.
+            ExperimentalFlags.enableSpeculativeDecoding = settings.mtp && bundle.drafts
+            ExperimentalFlags.enableBenchmark = true
+            val config =
+                EngineConfig(
+                    modelPath = bundle.file.absolutePath,
+                    backend = if (settings.gpu) Backend.GPU() else Backend.CPU(),
+                    maxNumTokens = settings.context,
+                    cacheDir = cacheOf(bundle.file, cache).absolutePath,
+                )
+            val engine = Engine(config)
+            try {
+                engine.initialize()
+            } catch (error: LiteRtLmJniException) {
+                // It holds nothing then, and refuses to be closed.
+                throw if (settings.gpu) Problem.NoGpu(error.reason()) else Problem.LoadFailed(error.reason())
             }
+            return LoadedBundle(engine, settings)
+        }
+
+        /** A folder for this very file, as the engine names what it keeps by the file's name alone; others' are removed. */
+        private fun cacheOf(file: File, cache: File): File {
+            val all = File(cache, "engine")
+            val own = File(all, "${file.name}-${file.length()}-${file.lastModified()}")
+            all.listFiles { other -> other != own }?.forEach(File::deleteRecursively)
+            own.mkdirs()
+            return own
+        }
     }
 }
+
+/** The answer to [message], as it comes. Whoever stops listening ends the engine's work, too: the flow's end does not. */
+fun Conversation.answer(message: String): Flow<Message> =
+    sendMessageAsync(message).onCompletion { cause -> if (cause is CancellationException) cancelProcess() }

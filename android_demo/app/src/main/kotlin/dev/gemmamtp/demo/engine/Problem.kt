@@ -6,6 +6,8 @@ sealed class Problem(val detail: String = "") : Exception(detail) {
 
     class Unreadable(val file: String, reason: String) : Problem(reason)
 
+    class NoDrafter : Problem()
+
     class TooNew(val needed: String, val present: String) : Problem()
 
     class TooLittleMemory(val neededMiB: Long, val freeMiB: Long) : Problem()

@@ -9,6 +9,7 @@ import androidx.compose.foundation.layout.padding
 import androidx.compose.foundation.layout.safeDrawingPadding
 import androidx.compose.foundation.lazy.LazyColumn
 import androidx.compose.foundation.lazy.items
+import androidx.compose.foundation.lazy.rememberLazyListState
 import androidx.compose.material3.Button
 import androidx.compose.material3.LinearProgressIndicator
 import androidx.compose.material3.MaterialTheme
@@ -17,9 +18,10 @@ import androidx.compose.material3.OutlinedTextField
 import androidx.compose.material3.Surface
 import androidx.compose.material3.Text
 import androidx.compose.runtime.Composable
+import androidx.compose.runtime.LaunchedEffect
 import androidx.compose.runtime.getValue
 import androidx.compose.runtime.mutableStateOf
-import androidx.compose.runtime.remember
+import androidx.compose.runtime.saveable.rememberSaveable
 import androidx.compose.runtime.setValue
 import androidx.compose.ui.Modifier
 import androidx.compose.ui.res.stringResource
@@ -35,9 +37,11 @@ fun DemoScreen(state: DemoState, model: DemoViewModel, onPick: () -> Unit) {
             verticalArrangement = Arrangement.spacedBy(8.dp),
         ) {
             state.problem?.let { Text(it, color = MaterialTheme.colorScheme.error) }
-            if (state.loading || state.answering) LinearProgressIndicator(modifier = Modifier.fillMaxWidth())
+            if (state.work != Work.NONE) LinearProgressIndicator(modifier = Modifier.fillMaxWidth())
             if (state.loaded) {
-                OutlinedButton(onClick = model::unload, enabled = !state.answering) { Text(stringResource(R.string.unload)) }
+                OutlinedButton(onClick = model::unload, enabled = state.work == Work.NONE) {
+                    Text(stringResource(R.string.unload))
+                }
                 Answers(state, Modifier.weight(1f))
                 Ask(state, model)
             } else {
@@ -49,7 +53,9 @@ fun DemoScreen(state: DemoState, model: DemoViewModel, onPick: () -> Unit) {
 
 @Composable
 private fun Answers(state: DemoState, modifier: Modifier) {
-    LazyColumn(modifier = modifier.fillMaxWidth(), verticalArrangement = Arrangement.spacedBy(8.dp)) {
+    val list = rememberLazyListState()
+    LaunchedEffect(state.turns.size) { if (state.turns.isNotEmpty()) list.scrollToItem(state.turns.lastIndex) }
+    LazyColumn(modifier.fillMaxWidth(), list, verticalArrangement = Arrangement.spacedBy(8.dp)) {
         items(state.turns) { turn ->
             val color = if (turn.fromUser) MaterialTheme.colorScheme.primary else MaterialTheme.colorScheme.onSurface
             Text(turn.text, color = color)
@@ -60,7 +66,7 @@ private fun Answers(state: DemoState, modifier: Modifier) {
 
 @Composable
 private fun Ask(state: DemoState, model: DemoViewModel) {
-    var message by remember { mutableStateOf("") }
+    var message by rememberSaveable { mutableStateOf("") }
     OutlinedTextField(
         value = message,
         onValueChange = { message = it },
@@ -68,8 +74,8 @@ private fun Ask(state: DemoState, model: DemoViewModel) {
         modifier = Modifier.fillMaxWidth(),
     )
     Row(horizontalArrangement = Arrangement.spacedBy(8.dp)) {
-        val ready = message.isNotBlank() && !state.answering
-        if (state.answering) {
+        val ready = message.isNotBlank() && state.work == Work.NONE
+        if (state.work == Work.ANSWERING) {
             Button(onClick = model::stop) { Text(stringResource(R.string.stop)) }
         } else {
             Button(onClick = { model.send(message) }, enabled = ready) { Text(stringResource(R.string.send)) }

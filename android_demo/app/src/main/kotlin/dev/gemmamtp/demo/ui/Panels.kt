@@ -4,6 +4,9 @@ import androidx.compose.foundation.layout.Arrangement
 import androidx.compose.foundation.layout.Column
 import androidx.compose.foundation.layout.Row
 import androidx.compose.foundation.layout.fillMaxWidth
+import androidx.compose.foundation.rememberScrollState
+import androidx.compose.foundation.text.KeyboardOptions
+import androidx.compose.foundation.verticalScroll
 import androidx.compose.material3.Button
 import androidx.compose.material3.MaterialTheme
 import androidx.compose.material3.OutlinedButton
@@ -14,20 +17,22 @@ import androidx.compose.runtime.Composable
 import androidx.compose.ui.Alignment
 import androidx.compose.ui.Modifier
 import androidx.compose.ui.res.stringResource
+import androidx.compose.ui.text.input.KeyboardType
 import androidx.compose.ui.unit.dp
 import dev.gemmamtp.demo.R
 import dev.gemmamtp.demo.bench.Comparison
 import dev.gemmamtp.demo.bench.Measurement
+import dev.gemmamtp.demo.engine.BundleFacts
 
 /** Bundle, MTP, GPU and context; all of them are decided when the engine is made. */
 @Composable
 fun LoadPanel(state: DemoState, model: DemoViewModel, onPick: () -> Unit) {
     val bundle = state.bundle
     val settings = state.settings
-    Column(verticalArrangement = Arrangement.spacedBy(8.dp)) {
+    Column(Modifier.verticalScroll(rememberScrollState()), verticalArrangement = Arrangement.spacedBy(8.dp)) {
         Text(stringResource(R.string.bundle), style = MaterialTheme.typography.titleMedium)
         Text(bundle?.file?.name ?: "–")
-        OutlinedButton(onClick = onPick) { Text(stringResource(R.string.pick)) }
+        OutlinedButton(onClick = onPick, enabled = state.work == Work.NONE) { Text(stringResource(R.string.pick)) }
         if (bundle == null) return@Column
         if (bundle.drafts) {
             Choice(stringResource(R.string.mtp), settings.mtp) { model.choose(settings.copy(mtp = it)) }
@@ -35,20 +40,25 @@ fun LoadPanel(state: DemoState, model: DemoViewModel, onPick: () -> Unit) {
             Text(stringResource(R.string.no_drafter))
         }
         Choice(stringResource(R.string.gpu), settings.gpu) { model.choose(settings.copy(gpu = it)) }
+        val tooLong = bundle.longestContext in 1 until (settings.context ?: 0)
         OutlinedTextField(
             value = settings.context?.toString() ?: "",
-            onValueChange = { text ->
-                val tokens = text.toIntOrNull()?.takeIf { it > 0 }
-                val most = bundle.maxContext.takeIf { it > 0 }
-                model.choose(settings.copy(context = if (tokens != null && most != null) minOf(tokens, most) else tokens))
-            },
-            label = { Text(stringResource(R.string.context)) },
+            onValueChange = { typed -> model.choose(settings.copy(context = typed.toIntOrNull()?.takeIf { it > 0 })) },
+            label = { Text(contextLabel(bundle)) },
+            keyboardOptions = KeyboardOptions(keyboardType = KeyboardType.Number),
+            isError = tooLong,
         )
-        Button(onClick = model::load, enabled = !state.loading) {
-            Text(stringResource(if (state.loading) R.string.loading else R.string.load))
+        Button(onClick = { model.load() }, enabled = state.work == Work.NONE && !tooLong) {
+            Text(stringResource(if (state.work == Work.LOADING) R.string.loading else R.string.load))
         }
+        if (state.mayInsist) OutlinedButton(onClick = { model.load(insisting = true) }) { Text(stringResource(R.string.insist)) }
     }
 }
+
+@Composable
+private fun contextLabel(bundle: BundleFacts): String =
+    if (bundle.longestContext > 0) stringResource(R.string.context_at_most, bundle.longestContext)
+    else stringResource(R.string.context)
 
 @Composable
 private fun Choice(label: String, on: Boolean, onChange: (Boolean) -> Unit) {

@@ -9,6 +9,7 @@ fun Context.say(problem: Problem): String =
     when (problem) {
         is Problem.NoBundle -> getString(R.string.no_bundle, problem.detail)
         is Problem.Unreadable -> getString(R.string.unreadable, problem.file, problem.detail)
+        is Problem.NoDrafter -> getString(R.string.no_drafter)
         is Problem.TooNew -> getString(R.string.too_new, problem.needed, problem.present)
         is Problem.TooLittleMemory -> getString(R.string.too_little_memory, problem.neededMiB, problem.freeMiB)
         is Problem.NoGpu -> getString(R.string.no_gpu, problem.detail)
