@@ -18,8 +18,8 @@ from ..models.kv_cache import SEQUENCE_AXIS, KVSignature
 from ..text.files import TextFiles
 from ..text.sampling import Sampling
 
-# The only runtime version whose behaviour with these bundles was tried.
-MIN_RUNTIME_VERSION = "0.18.1"
+# The oldest runtime version whose behaviour with these bundles was tried, and the newest there is for Android apps.
+MIN_RUNTIME_VERSION = "0.18.0"
 _TURN = "<|turn>"
 
 

@@ -8,6 +8,7 @@ shell.
     properties  what `getprop` answers
     free_kib    of storage: what `df` says
     full        pushing a file ends with a full storage, whatever `df` said
+    pull_at_push   the cable is pulled while a file is copied
     damage      the file that arrives is not the one that was sent
     kill_after, disconnect_after   answers of the bench program until Android ends it, or the cable is pulled
     on_factor   MTP's speed against plain decoding, instead of the measured one
@@ -57,6 +58,11 @@ def push(source: str, place: str) -> int:
         print(said, file=sys.stderr)
         return 1
     target = on_phone(place)
+    if SCENARIO.get("pull_at_push"):
+        Path(target).write_bytes(Path(source).read_bytes()[:100])
+        GONE.touch()
+        print(f"adb: error: failed to copy '{source}' to '{place}': remote write failed", file=sys.stderr)
+        return 1
     shutil.copy(source, target)
     if SCENARIO.get("damage"):
         Path(target).write_bytes(b"X" + Path(target).read_bytes()[1:])

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Fetch what `make test-android` runs things with, into one folder, without root: an ARM64 compiler and emulator, aapt2
 # with Android's framework resources (Debian's packages, unpacked), the Kotlin compiler (npm), LiteRT-LM's engine for
-# ARM64 Linux and for Android (PyPI). What cannot be had is named; the tests that need it then skip and say so.
+# ARM64 Linux and for Android, and in the oldest version that bundles ask for (PyPI). What cannot be had is named; the
+# tests that need it then skip and say so.
 #
 # usage: fetch-tools.sh FOLDER PYTHON
 set -uo pipefail
@@ -12,6 +13,7 @@ root=$folder/debian
 missing=()
 
 LITERT_LM=$("$python" -c 'from importlib.metadata import version; print(version("litert-lm-api"))')
+OLDEST=$(sed -n 's/^MIN_RUNTIME_VERSION = "\(.*\)"/\1/p' "$here/../../export/bundle/metadata.py")
 KOTLIN=$(sed -n 's/^kotlin = "\(.*\)"/\1/p' "$here/../../android_demo/gradle/libs.versions.toml")
 
 # part NAME FUNCTION VERSION: run it once per version; its mark is made when all of it was done.
@@ -92,12 +94,12 @@ kotlin() {
   npm install --prefix "$folder/kotlin" --no-audit --no-fund --loglevel=error "kotlin-compiler@$KOTLIN"
 }
 
-# engine FOLDER PLATFORM: the engine's library from the wheel for a platform.
+# engine FOLDER PLATFORM [VERSION]: the engine's library from the wheel for a platform.
 engine() {
   local wheel
   wheel=$(mktemp -d)
   "$python" -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --platform "$2" \
-    --dest "$wheel" "litert-lm-api==$LITERT_LM"
+    --dest "$wheel" "litert-lm-api==${3:-$LITERT_LM}"
   mkdir -p "$folder/engines/$1"
   "$python" -m zipfile -e "$wheel"/*.whl "$wheel/unpacked"
   mv "$wheel/unpacked/litert_lm/liblitert-lm.so" "$folder/engines/$1/"
@@ -105,6 +107,8 @@ engine() {
 }
 engine_linux() { engine aarch64-linux manylinux_2_27_aarch64; }
 engine_android() { engine arm64-v8a android_23_arm64_v8a; }
+# For this machine, of the version that bundles ask for.
+engine_oldest() { engine oldest "manylinux_2_27_$(uname -m)" "$OLDEST"; }
 
 part emulator emulator 1
 part compiler compiler 1
@@ -112,5 +116,6 @@ part aapt2 aapt2 1
 part kotlin kotlin "$KOTLIN"
 part engine-linux engine_linux "$LITERT_LM"
 part engine-android engine_android "$LITERT_LM"
+part engine-oldest engine_oldest "$OLDEST"
 [ ${#missing[@]} -eq 0 ] || echo "!! android tools: without ${missing[*]}" >&2
 exit 0

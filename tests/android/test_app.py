@@ -1,4 +1,5 @@
-"""The app's sources by Kotlin's own compiler, against declared stubs; its manifest and resources by aapt2."""
+"""The app's sources by Kotlin's own compiler with Compose's plugin, against declared stubs; manifest and resources by
+aapt2."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import tomllib
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Protocol
 from xml.etree import ElementTree
 
 import pytest
@@ -21,8 +23,16 @@ SOURCES = APP / "kotlin" / "dev" / "gemmamtp" / "demo"
 STUBS = Path(__file__).parent / "stubs"
 CHECKS = Path(__file__).parent / "checks" / "Checks.kt"
 ANDROID = "{http://schemas.android.com/apk/res/android}"
-# Compiles these sources into a folder, with resources as they are in another; returns the compiler's messages.
-Compile = Callable[[Path, Path, Path], str]
+# Compose's plugin has checked the sources when it says so: stubs have no runtime that it could generate code for.
+CHECKED = "The Compose Compiler requires the Compose Runtime"
+# The others run without Compose.
+SCREENS = ("DemoScreen.kt", "MainActivity.kt", "Panels.kt")
+
+
+class Compile(Protocol):
+    """Compiles sources into `classes` in a folder, with these resources' strings; returns what the compiler says."""
+
+    def __call__(self, sources: Path, resources: Path, out: Path, *, compose: bool = True) -> str: ...
 
 
 def write_stubs(folder: Path, resources: Path) -> None:
@@ -48,11 +58,12 @@ def write_stubs(folder: Path, resources: Path) -> None:
 def compile_app(need: Callable[..., Path]) -> Compile:
     library = need("kotlin", "kotlin", "node_modules", "kotlin-compiler", "lib")
 
-    def run(sources: Path, resources: Path, out: Path) -> str:
+    def run(sources: Path, resources: Path, out: Path, *, compose: bool = True) -> str:
         write_stubs(out / "stubs", resources)
         command = ["java", "-Xmx1g", "-cp", str(library / "kotlin-compiler.jar")]
         command += ["org.jetbrains.kotlin.cli.jvm.K2JVMCompiler", "-no-reflect", "-nowarn", "-jvm-target", "17"]
         command += ["-kotlin-home", str(library.parent), "-classpath", str(library / "kotlinx-coroutines-core-jvm.jar")]
+        command += [f"-Xplugin={library / 'compose-compiler-plugin.jar'}"] * compose
         command += ["-d", str(out / "classes"), str(sources), str(out / "stubs")]
         return subprocess.run(command, capture_output=True, text=True, check=False).stderr
 
@@ -63,11 +74,16 @@ def errors(messages: str) -> list[str]:
     return [line for line in messages.splitlines() if ": error:" in line]
 
 
-def test_kotlin_sources_type_check_and_compute(compile_app: Compile, need: Callable[..., Path], tmp_path: Path) -> None:
-    sources = shutil.copytree(SOURCES, tmp_path / "sources")
-    shutil.copy(CHECKS, sources)
-    messages = compile_app(sources, APP / "res", tmp_path)
+def test_sources_pass_kotlins_and_composes_checks(compile_app: Compile, tmp_path: Path) -> None:
+    messages = compile_app(SOURCES, APP / "res", tmp_path)
     assert errors(messages) == []
+    assert CHECKED in messages
+
+
+def test_what_needs_no_android_computes(compile_app: Compile, need: Callable[..., Path], tmp_path: Path) -> None:
+    sources = shutil.copytree(SOURCES, tmp_path / "sources", ignore=shutil.ignore_patterns(*SCREENS))
+    shutil.copy(CHECKS, sources)
+    messages = compile_app(sources, APP / "res", tmp_path, compose=False)
     library = need("kotlin", "kotlin", "node_modules", "kotlin-compiler", "lib", "kotlin-stdlib.jar")
     command = ["java", "-cp", f"{tmp_path / 'classes'}:{library}", "checks.ChecksKt"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -79,9 +95,14 @@ def test_renamed_calls_and_missing_resources_are_seen(compile_app: Compile, tmp_
     faults = {
         "engine/BundleFacts.kt": ("hasSpeculativeDecodingSupport", "supportsSpeculativeDecoding"),
         "engine/LoadedBundle.kt": ("enableSpeculativeDecoding = mtp", "speculativeDecoding = mtp"),
+        # Compose's own rule: drawing is for functions that draw.
+        "ui/Panels.kt": ("@Composable\nprivate fun Side", "private fun Side"),
         "bench/Measurement.kt": ("lastDecodeTokenCount", "decodeTokenCount"),
         "ui/DemoViewModel.kt": ("conversation.answer(message)", "conversation.answer()"),
-        "bench/BenchmarkViewModel.kt": ("LoadedBundle.load(bundle, request.settings(bundle), ", "LoadedBundle.load(bundle, "),
+        "bench/BenchmarkViewModel.kt": (
+            "LoadedBundle.load(bundle, request.settings(bundle), ",
+            "LoadedBundle.load(bundle, ",
+        ),
     }
     for name, (old, new) in faults.items():
         content = (sources / name).read_text("utf-8")

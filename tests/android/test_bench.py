@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes.util
 import json
 import re
+import subprocess
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,22 +13,24 @@ from pathlib import Path
 
 import pytest
 
+from gemma_mtp.export.bundle.metadata import MIN_RUNTIME_VERSION
+from gemma_mtp.export.checkpoint.pair import open_pair
+from gemma_mtp.export.parity import open_oracle
 from gemma_mtp.quantize.recipes import NAMES
 from gemma_mtp.runtime.bundle.inspection import inspect_bundle
-from gemma_mtp.runtime.parity.oracle.reference import target_states
+from gemma_mtp.runtime.parity.oracle.oracle import Oracle
+from gemma_mtp.runtime.parity.report.coverage import read_layout
 from gemma_mtp.runtime.parity.report.measures import Agreement
-from gemma_mtp.runtime.parity.report.thresholds import Thresholds, read_thresholds, weight_format
+from gemma_mtp.runtime.parity.report.thresholds import AS_STORED, Thresholds, read_thresholds, weight_format
+from gemma_mtp.runtime.parity.weights.as_stored import oracle_as_stored
 from gemma_mtp.runtime.stock import run_stock
 from tests.android.conftest import MAX_TOKENS
 from tests.android.tools import DEMO, Bench
-from tests.conftest import Exports, HeldOutPrompt
+from tests.conftest import DRAFTER, TARGET, Exports, HeldOutPrompt
 
 OPTIONS = ("--max-tokens", str(MAX_TOKENS), "--threads", "2")
 # What `export --weights` takes by name.
 RECIPES = NAMES
-# Their weights are near enough to the checkpoint's that transformers on the checkpoint says what is right. Of narrower
-# ones, `verify` holds the desktop's text against transformers on the weights as they are stored.
-NEAR_THE_CHECKPOINT = ("fp32", "fp16", "int8")
 
 
 @pytest.fixture(scope="session")
@@ -40,6 +43,12 @@ def bundle(exports: Exports) -> Callable[[str], Path]:
         return exports(f"cpu-{recipe}", weights=recipe, backends=("cpu",)) / "model.litertlm"
 
     return get
+
+
+@pytest.fixture(scope="session")
+def oracle() -> Oracle:
+    """transformers' models on the shipped pair."""
+    return open_oracle(open_pair(str(TARGET), str(DRAFTER)))
 
 
 @pytest.mark.export
@@ -68,7 +77,7 @@ def test_arm64_kernels_give_the_models_text(
     arm64: Bench,
     prompt_file: Path,
     chosen: list[HeldOutPrompt],
-    torch_pair,
+    oracle: Oracle,
     tokenizer,
 ) -> None:
     path = bundle(recipe)
@@ -76,26 +85,41 @@ def test_arm64_kernels_give_the_models_text(
     here = native.answers(path, prompt_file, *OPTIONS)
     assert all(answer["equal"] for answer in answers), "MTP changes the text on ARM64"
     assert [answer["off"]["text"] for answer in answers] == [answer["off"]["text"] for answer in here]
-    limits = _limits(path)
-    if limits is None:
-        return
+    limits, truth = _judge(path, oracle)
     agreement = Agreement(limits.near_tie)
     for prompt, answer in zip(chosen, answers, strict=True):
         tokens = tokenizer(prompt.text + answer["off"]["text"], add_special_tokens=False)["input_ids"]
         text = [prompt.tokens[0], *tokens]
-        logits = target_states(torch_pair[0], text).logits.numpy()
+        theirs = truth.run(text, range(len(prompt.tokens) - 1, len(text) - 1))
         for at in range(len(prompt.tokens), len(text)):
-            agreement.add(text[at], int(logits[at - 1].argmax()), logits[at - 1], f"token {at}")
+            logits = theirs.logits_at(at - 1)
+            agreement.add(text[at], int(logits.argmax()), logits, f"token {at}")
     assert agreement.total >= MAX_TOKENS
     assert agreement.rate >= limits.top1, agreement.first_difference
     assert agreement.wrong <= limits.wrong, agreement.first_difference
 
 
-def _limits(path: Path) -> Thresholds | None:
-    """`verify`'s, for the bundle's weights; None where they are narrower than the checkpoint speaks for."""
-    models = inspect_bundle(path).models.values()
-    narrowest = weight_format(sum((Counter(model.constant_bytes) for model in models), Counter()))
-    return read_thresholds(None, narrowest, str(path))[1] if narrowest in NEAR_THE_CHECKPOINT else None
+def _judge(path: Path, oracle: Oracle) -> tuple[Thresholds, Oracle]:
+    """What `verify` judges a bundle's text by: limits for its weights, and transformers' models, of formats of few bits
+    on the weights as they are stored."""
+    inspection = inspect_bundle(path)
+    narrowest = weight_format(sum((Counter(model.constant_bytes) for model in inspection.models.values()), Counter()))
+    if narrowest in AS_STORED:
+        oracle = oracle_as_stored(oracle, read_layout(inspection.bundle).constants)
+    return read_thresholds(None, narrowest, str(path))[1], oracle
+
+
+@pytest.mark.export
+def test_the_oldest_runtime_that_bundles_ask_for_gives_the_same_text(
+    bundle: Callable[[str], Path], native: Bench, prompt_file: Path, need: Callable[..., Path]
+) -> None:
+    engine = need("engine-oldest", "engines", "oldest", "liblitert-lm.so")
+    assert f"\0{MIN_RUNTIME_VERSION}\0".encode() in engine.read_bytes()
+    oldest, newest = (
+        bench.answers(bundle("int8"), prompt_file, *OPTIONS) for bench in (replace(native, engine=engine), native)
+    )
+    assert all(answer["equal"] for answer in oldest)
+    assert [answer["off"]["text"] for answer in oldest] == [answer["off"]["text"] for answer in newest]
 
 
 @pytest.mark.export
@@ -139,12 +163,32 @@ def test_what_is_no_prompt_is_refused(line: str, native: Bench, tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("options", "word"),
-    [(("--max-tokens", "0"), "--max-tokens"), (("--threads", "x"), "--threads"), (("--backend", "npu"), "--backend")],
-)
+    [
+        (("--max-tokens", "0"), "--max-tokens"), (("--threads", "x"), "--threads"), (("--backend", "npu"), "--backend"),
+        (("--context", "-1"), "--context"), (("--bundel", "x"), "bundel"), (("more",), "more: expected options only"),
+        ((), "/p: No such file"),
+    ],
+)  # fmt: skip
 def test_wrong_options_are_named(options: tuple[str, ...], word: str, native: Bench, tmp_path: Path) -> None:
     done = native(tmp_path / "b", tmp_path / "p", *options)
     assert done.returncode == 2
     assert word in done.stderr
+
+
+def test_help_is_no_error(native: Bench) -> None:
+    done = subprocess.run([native.program, "--help"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "--context N" in done.stdout
+
+
+@pytest.mark.export
+def test_the_context_is_as_asked_for(bundle: Callable[[str], Path], native: Bench, prompt_file: Path) -> None:
+    options = ("--max-tokens", "1000", "--threads", "2")
+    whole, short = (native.answers(bundle("int8"), prompt_file, *options, *more) for more in ((), ("--context", "150")))
+    for long_answer, short_answer in zip(whole, short, strict=True):
+        assert short_answer["equal"]
+        assert short_answer["off"]["tokens"] < long_answer["off"]["tokens"]
+        assert long_answer["off"]["text"].startswith(short_answer["off"]["text"])
 
 
 @pytest.mark.export

@@ -15,7 +15,7 @@ import pytest
 from gemma_mtp.runtime.device.advice import advise
 from gemma_mtp.runtime.device.engine import android_engine
 from tests.android.tools import Bench
-from tests.conftest import Exports
+from tests.conftest import CONTEXT, Exports
 
 PIXEL = {
     "ro.product.model": "Pixel 99",
@@ -130,8 +130,9 @@ def test_a_changed_text_is_named(phone: FakePhone) -> None:
         ({"free_kib": 1000}, "remove something on the phone"),
         ({"full": True}, "no space left for mtp-bench"),
         ({"damage": True}, "arrived damaged"),
-        ({"properties": PIXEL | {"ro.build.version.sdk": "22"}}, "needs API 23"),
+        ({"properties": PIXEL | {"ro.build.version.sdk": "25"}}, "expected Android 8 (API 26) or newer"),
         ({"properties": PIXEL | {"ro.product.cpu.abilist": "armeabi-v7a,armeabi"}}, "runs armeabi-v7a, armeabi"),
+        ({"pull_at_push": True}, "serial-1 was disconnected; reconnect it and run this again"),
         ({"kill_after": 1}, "Android ended the program when 1 of 3 answers were there, most likely for memory"),
         ({"disconnect_after": 2}, "was disconnected when 2 of 3 answers were there; reconnect it"),
     ],
@@ -146,6 +147,13 @@ def test_one_of_two_phones_is_chosen(phone: FakePhone, monkeypatch: pytest.Monke
     monkeypatch.setenv("ANDROID_SERIAL", "serial-2")
     assert "serial-2 is offline" in phone.refused(devices=two)
     assert "no device other; adb knows serial-1, serial-2" in phone.refused("--serial", "other", devices=two)
+
+
+def test_the_context_is_the_one_that_was_chosen(phone: FakePhone) -> None:
+    assert json.loads(phone("--no-prediction", "--json")[1])["context_length"] == CONTEXT
+    assert json.loads(phone("--no-prediction", "--json", "--context-length", "150")[1])["context_length"] == 150
+    told = [call.partition(" --context ")[2].split()[0] for call in phone.calls if " --context " in call]
+    assert told == [str(CONTEXT), "150"]
 
 
 def test_nothing_half_copied_is_taken_for_whole(phone: FakePhone) -> None:

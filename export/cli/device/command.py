@@ -33,7 +33,9 @@ _PROGRAM = Path(__file__).resolve().parents[3] / "android_demo" / "bench" / "bui
 @click.option("--backend", type=click.Choice(("cpu", "gpu")), default="cpu", show_default=True)
 @click.option("--threads", type=click.IntRange(1), default=4, show_default=True, metavar="N",
               help="CPU threads on the phone.")  # fmt: skip
-@click.option("--context", type=click.IntRange(1), metavar="N", help="Tokens of prompt and answer together.")
+@click.option("--context-length", type=click.IntRange(1), metavar="TOKENS",
+              help="Load the bundle with this context, prompt and answer together.  "
+              "[default: what the bundle asks for]")  # fmt: skip
 @click.option("--serial", metavar="SERIAL", help="Which phone, as `adb devices` calls it.")
 @click.option("--program", type=click.Path(path_type=Path), metavar="FILE",
               help="The bench program for the phone.  [default: as android_demo/bench builds it]")  # fmt: skip
@@ -68,6 +70,7 @@ def device_command(bundle: Path, prompts_file: Path, as_json: bool, **choices: A
     start = model.bundle.tokenizer.decode(model.bundle.rules.start)
     texts = [model.text_of(prompt).removeprefix(start) for prompt in prompts]
     draft_tokens = model.bundle.contract.default_draft_tokens
+    context = choices["context_length"] or model.bundle.rules.context_length
     with show_progress(Console(stderr=True), "on the phone") as on_progress, scratch_folder("device") as folder:
         asked = folder / "prompts.jsonl"
         asked.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), "utf-8")
@@ -80,7 +83,7 @@ def device_command(bundle: Path, prompts_file: Path, as_json: bool, **choices: A
             raise UserError(f"{device.serial} was disconnected; reconnect it and run this again") from None
         places = tuple(entry.place for entry in pushed)
         run = run_bench(
-            phone, (places[0], places[1], places[2], places[3]), _options(choices),
+            phone, (places[0], places[1], places[2], places[3]), _options(choices, context),
             expected=len(texts) * choices["repetitions"], bundle_size=file.stat().st_size, on_progress=on_progress,
         )  # fmt: skip
     prediction = advice = None
@@ -88,7 +91,8 @@ def device_command(bundle: Path, prompts_file: Path, as_json: bool, **choices: A
         prediction = predict(_benchmark(model, prompts, choices["max_tokens"]), draft_tokens)
         advice = advise(prediction.acceptance_by_position, prediction.draft_step, draft_tokens, run.ratio)
     if as_json:
-        parts = {"phone": _plain(phone), "draft_tokens": draft_tokens, "run": dataclasses.asdict(run)}
+        parts = {"phone": _plain(phone), "draft_tokens": draft_tokens, "context_length": context}
+        parts |= {"run": dataclasses.asdict(run)}
         parts["run"] |= {"ratio": run.ratio, "different": run.different}
         parts |= {"prediction": prediction and dataclasses.asdict(prediction)}
         parts |= {"advice": advice and dataclasses.asdict(advice)}
@@ -107,10 +111,9 @@ def _program(given: Path | None, abi: str) -> Path:
     return path
 
 
-def _options(choices: dict[str, Any]) -> list[str]:
-    options = ["--backend", choices["backend"], "--threads", str(choices["threads"])]
-    options += ["--max-tokens", str(choices["max_tokens"]), "--repetitions", str(choices["repetitions"])]
-    return [*options, "--context", str(choices["context"])] if choices["context"] else options
+def _options(choices: dict[str, Any], context: int) -> list[str]:
+    options = ["--backend", choices["backend"], "--threads", str(choices["threads"]), "--context", str(context)]
+    return [*options, "--max-tokens", str(choices["max_tokens"]), "--repetitions", str(choices["repetitions"])]
 
 
 def _benchmark(model: Any, prompts: Any, max_tokens: int) -> Any:

@@ -31,12 +31,10 @@ fun main() {
     check(both(answer("a", 11, seconds = 3.0), answer("a", 11, seconds = 2.0)).ratio == 2.0)
     check(both(answer("", 0, seconds = 0.0), answer("a", 5)).ratio == 0.0)
 
-    val bundle = BundleFacts(File("a.litertlm"), drafts = true, longestContext = 32_002)
-    check(bundle.contextFor(null) == 4096)
-    check(bundle.contextFor(8192) == 8192)
-    check(bundle.contextFor(40_000) == 32_002)
-    check(bundle.copy(longestContext = 256).contextFor(null) == 256)
-    check(bundle.copy(longestContext = 0).contextFor(8192) == 8192)
+    val bundle = BundleFacts(File("a.litertlm"), drafts = true, statedContext = 32_003)
+    check(bundle.usualContext == 4096)
+    check(bundle.copy(statedContext = 256).usualContext == 256)
+    check(bundle.copy(statedContext = 0).usualContext == 4096)
 
     val found = DemoState().showing(bundle)
     check(found.settings.mtp && found.settings.context == 4096)

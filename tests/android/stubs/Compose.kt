@@ -202,7 +202,6 @@ fun OutlinedTextField(
     onValueChange: (String) -> Unit,
     modifier: androidx.compose.ui.Modifier = androidx.compose.ui.Modifier,
     label: @androidx.compose.runtime.Composable (() -> Unit)? = null,
-    isError: Boolean = false,
     keyboardOptions: androidx.compose.foundation.text.KeyboardOptions = TODO(),
 ): Unit = TODO()
 

@@ -28,7 +28,7 @@ data class Request(
     val insisting: Boolean,
 ) {
     fun settings(bundle: BundleFacts): LoadSettings =
-        LoadSettings(mtp = true, gpu = gpu, context = bundle.contextFor(context))
+        LoadSettings(mtp = true, gpu = gpu, context = context ?: bundle.usualContext)
 
     fun prompts(folder: File): List<String> =
         file?.let { readPrompts(File(folder, it).readLines()) }?.ifEmpty { null } ?: DEFAULT_PROMPTS
@@ -38,7 +38,7 @@ data class Request(
             .put("bundle", bundle?.file?.name ?: JSONObject.NULL)
             .put("backend", if (gpu) "gpu" else "cpu")
             .put("max_tokens", maxTokens)
-            .put("context", bundle?.contextFor(context) ?: JSONObject.NULL)
+            .put("context", context ?: bundle?.usualContext ?: JSONObject.NULL)
             .put("repetitions", repetitions)
             .put("runtime", BuildConfig.LITERT_LM)
 

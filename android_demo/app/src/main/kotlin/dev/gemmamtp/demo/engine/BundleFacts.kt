@@ -10,11 +10,15 @@ private const val USUAL_CONTEXT = 4096
  * What a bundle says of itself, read without loading its weights.
  *
  * @property drafts whether it holds a drafter, so that MTP can be offered
- * @property longestContext the most that can be chosen for prompt and answer together, in tokens; 0 if it does not say
+ * @property statedContext what it asks for, prompt and answer together, in tokens; 0 if it does not say
  */
-data class BundleFacts(val file: File, val drafts: Boolean, val longestContext: Int) {
-    /** The context to load it with: as [asked] as far as it reaches, or a modest one, since caches grow with it. */
-    fun contextFor(asked: Int?): Int = (asked ?: USUAL_CONTEXT).let { if (longestContext > 0) minOf(it, longestContext) else it }
+data class BundleFacts(val file: File, val drafts: Boolean, val statedContext: Int) {
+    /**
+     * What to load it with where nobody chooses: no more than a modest one, since caches grow with it. Another may be asked
+     * for, also a longer one than is stated: the engine takes as much of it as the bundle's caches can have.
+     */
+    val usualContext: Int
+        get() = if (statedContext > 0) minOf(statedContext, USUAL_CONTEXT) else USUAL_CONTEXT
 
     companion object {
         /** Read [file]; throws [Problem.Unreadable], or [Problem.TooNew] where it asks for more than [runtime]. */
@@ -26,7 +30,7 @@ data class BundleFacts(val file: File, val drafts: Boolean, val longestContext: 
                     BundleFacts(
                         file = file,
                         drafts = info.llm?.hasSpeculativeDecodingSupport() ?: false,
-                        longestContext = info.maxContextTokens(),
+                        statedContext = info.maxContextTokens(),
                     )
                 }
             } catch (error: LiteRtLmJniException) {

@@ -41,7 +41,7 @@ class LoadedBundle private constructor(private val engine: Engine, val settings:
 
     companion object {
         /**
-         * Load [bundle], in seconds; prepared weights are kept below [cache]. Throws [Problem.NoGpu] or
+         * Load [bundle], in seconds; prepared weights are kept in [cache], by the file's name, size and time. Throws [Problem.NoGpu] or
          * [Problem.LoadFailed]. No suspend function: a caller that was cancelled meanwhile would never get what to close.
          */
         @OptIn(ExperimentalApi::class)
@@ -54,7 +54,7 @@ class LoadedBundle private constructor(private val engine: Engine, val settings:
                     modelPath = bundle.file.absolutePath,
                     backend = if (settings.gpu) Backend.GPU() else Backend.CPU(),
                     maxNumTokens = settings.context,
-                    cacheDir = cacheOf(bundle.file, cache).absolutePath,
+                    cacheDir = cache.absolutePath,
                 )
             val engine = Engine(config)
             try {
@@ -64,15 +64,6 @@ class LoadedBundle private constructor(private val engine: Engine, val settings:
                 throw if (settings.gpu) Problem.NoGpu(error.reason()) else Problem.LoadFailed(error.reason())
             }
             return LoadedBundle(engine, settings)
-        }
-
-        /** A folder for this very file, as the engine names what it keeps by the file's name alone; others' are removed. */
-        private fun cacheOf(file: File, cache: File): File {
-            val all = File(cache, "engine")
-            val own = File(all, "${file.name}-${file.length()}-${file.lastModified()}")
-            all.listFiles { other -> other != own }?.forEach(File::deleteRecursively)
-            own.mkdirs()
-            return own
         }
     }
 }

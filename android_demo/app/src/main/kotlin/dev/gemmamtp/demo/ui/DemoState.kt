@@ -27,7 +27,7 @@ data class DemoState(
 ) {
     /** `this` with what is chosen for a bundle that was just found: MTP where it has a drafter, and nowhere else. */
     fun showing(found: BundleFacts): DemoState =
-        copy(bundle = found, settings = settings.copy(mtp = found.drafts, context = found.contextFor(null)))
+        copy(bundle = found, settings = settings.copy(mtp = found.drafts, context = found.usualContext))
 
     /** `this` with [piece] behind the last turn's text. */
     fun grown(piece: String): DemoState {

@@ -22,7 +22,6 @@ import androidx.compose.ui.unit.dp
 import dev.gemmamtp.demo.R
 import dev.gemmamtp.demo.bench.Comparison
 import dev.gemmamtp.demo.bench.Measurement
-import dev.gemmamtp.demo.engine.BundleFacts
 
 /** Bundle, MTP, GPU and context; all of them are decided when the engine is made. */
 @Composable
@@ -40,25 +39,18 @@ fun LoadPanel(state: DemoState, model: DemoViewModel, onPick: () -> Unit) {
             Text(stringResource(R.string.no_drafter))
         }
         Choice(stringResource(R.string.gpu), settings.gpu) { model.choose(settings.copy(gpu = it)) }
-        val tooLong = bundle.longestContext in 1 until (settings.context ?: 0)
         OutlinedTextField(
             value = settings.context?.toString() ?: "",
             onValueChange = { typed -> model.choose(settings.copy(context = typed.toIntOrNull()?.takeIf { it > 0 })) },
-            label = { Text(contextLabel(bundle)) },
+            label = { Text(stringResource(R.string.context, bundle.statedContext)) },
             keyboardOptions = KeyboardOptions(keyboardType = KeyboardType.Number),
-            isError = tooLong,
         )
-        Button(onClick = { model.load() }, enabled = state.work == Work.NONE && !tooLong) {
+        Button(onClick = { model.load() }, enabled = state.work == Work.NONE) {
             Text(stringResource(if (state.work == Work.LOADING) R.string.loading else R.string.load))
         }
         if (state.mayInsist) OutlinedButton(onClick = { model.load(insisting = true) }) { Text(stringResource(R.string.insist)) }
     }
 }
-
-@Composable
-private fun contextLabel(bundle: BundleFacts): String =
-    if (bundle.longestContext > 0) stringResource(R.string.context_at_most, bundle.longestContext)
-    else stringResource(R.string.context)
 
 @Composable
 private fun Choice(label: String, on: Boolean, onChange: (Boolean) -> Unit) {
