@@ -67,13 +67,13 @@ static void print_answer(const char *name, const Answer *answer) {
   printf(", \"time_to_first_token\": %.6f, \"seconds\": %.6f}", answer->first, answer->prefill + answer->decode);
 }
 
-/* Whether the texts are the same as far as both go. With MTP the engine counts in rounds, so one that was ended by the
- * limit may be a little longer than the other; one that a stop token ended may not. */
-static bool equal_texts(const Answer *off, const Answer *on, int max_tokens) {
+/* Whether the texts are the same as far as both go. With MTP the engine counts in rounds, so one that a limit ended may
+ * be a little longer than the other; one that a stop token ended may not. */
+static bool equal_texts(const Answer *off, const Answer *on) {
   size_t one = strlen(off->text), other = strlen(on->text);
   const Answer *shorter = one < other ? off : on;
   if (one == other) return strcmp(off->text, on->text) == 0;
-  return strncmp(off->text, on->text, one < other ? one : other) == 0 && shorter->tokens >= max_tokens;
+  return strncmp(off->text, on->text, one < other ? one : other) == 0 && shorter->cut;
 }
 
 static bool run_prompt(const EngineApi *api, void *engine, const Options *options, const char *prompt, bool mtp_first,
@@ -105,7 +105,7 @@ static int run(const EngineApi *api, void *engine, const Options *options, const
       bool good = run_prompt(api, engine, options, prompts->texts[i], mtp_first, answers);
       if (good) {
         printf("{\"prompt\": %zu, \"repetition\": %d, \"equal\": %s", i + 1, repetition + 1,
-               equal_texts(&answers[0], &answers[1], options->max_tokens) ? "true" : "false");
+               equal_texts(&answers[0], &answers[1]) ? "true" : "false");
         print_answer("off", &answers[0]);
         print_answer("on", &answers[1]);
         puts("}");

@@ -14,7 +14,7 @@ typedef struct {
   char *text;
   size_t length;
   double first, last;
-  bool done, failed;
+  bool done, cut, failed;
 } Stream;
 
 double seconds_now(void) {
@@ -38,9 +38,9 @@ static bool append(Stream *stream, const char *text) {
   return true;
 }
 
-/* The context's end and a full budget come as errors, too. */
-static bool is_end(const char *error) {
-  return strstr(error, "Max number of tokens reached") || strstr(error, "CANCELLED");
+/* The context's end and a full budget come as an error, too. */
+static bool is_limit(const char *error) {
+  return strstr(error, "Max number of tokens reached");
 }
 
 static void on_chunk(void *data, void *chunk) {
@@ -50,7 +50,9 @@ static void on_chunk(void *data, void *chunk) {
   const char *text = error ? NULL : stream->api->stream_chunk_get_text(chunk);
   bool end = error || stream->api->stream_chunk_is_final(chunk);
   pthread_mutex_lock(&stream->lock);
-  if (error && !is_end(error)) {
+  if (error && is_limit(error)) {
+    stream->cut = true;
+  } else if (error) {
     fprintf(stderr, "mtp-bench: decoding failed: %s\n", error);
     stream->failed = true;
   }
@@ -126,6 +128,7 @@ bool measure(const EngineApi *api, void *engine, const char *prompt, bool mtp, i
   api->session_delete(session); /* Waits for the engine, so nothing calls back from here on. */
   if (good) {
     *answer = (Answer){.text = stream.text, .prefill = filled - begun, .tokens = tokens};
+    answer->cut = stream.cut || tokens >= max_tokens;
     answer->first = stream.first ? stream.first - begun : 0;
     answer->decode = stream.last ? stream.last - filled : 0;
   } else {

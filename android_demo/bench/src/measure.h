@@ -7,10 +7,12 @@
 #include "engine_api.h"
 
 /* Times in seconds. `first` is from the prompt's begin to the first text, prefill included; `decode` from prefill's end
- * to the last text. `tokens` are the answer's, as the engine counts them. */
+ * to the last text. `tokens` are the answer's, as the engine counts them; `cut` where the context's end or the budget
+ * ended it, and no stop token. */
 typedef struct {
   char *text;
   int tokens;
+  bool cut;
   double prefill, first, decode;
 } Answer;
 

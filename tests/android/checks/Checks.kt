@@ -8,9 +8,10 @@ import dev.gemmamtp.demo.ui.DemoState
 import dev.gemmamtp.demo.ui.Turn
 import java.io.File
 
-private fun answer(text: String, tokens: Int, seconds: Double = 2.0) = Measurement(text, tokens, 1.0, seconds, 100)
+private fun answer(text: String, tokens: Int, speed: Double = 10.0, cut: Boolean = false) =
+    Measurement(text, tokens, speed, cut, firstToken = 1.0, seconds = 2.0, memoryMiB = 100)
 
-private fun both(off: Measurement, on: Measurement, maxTokens: Int = 10) = Comparison("prompt", maxTokens, off, on)
+private fun both(off: Measurement, on: Measurement) = Comparison("prompt", off, on)
 
 /** What the app computes without Android, run on this machine. */
 fun main() {
@@ -23,13 +24,12 @@ fun main() {
     check(both(answer("abc", 3), answer("abc", 3)).equal)
     check(!both(answer("abc", 3), answer("abd", 3)).equal)
     // Ended by the limit: MTP finishes its round.
-    check(both(answer("abc", 10), answer("abcde", 12)).equal)
+    check(both(answer("abc", 10, cut = true), answer("abcde", 12, cut = true)).equal)
     // Ended by a stop token, so nothing may follow.
     check(!both(answer("abc", 3), answer("abcde", 5)).equal)
 
-    check(answer("abc", 11, seconds = 3.0).tokensPerSecond == 5.0)
-    check(both(answer("a", 11, seconds = 3.0), answer("a", 11, seconds = 2.0)).ratio == 2.0)
-    check(both(answer("", 0, seconds = 0.0), answer("a", 5)).ratio == 0.0)
+    check(both(answer("a", 11, speed = 5.0), answer("a", 11, speed = 10.0)).ratio == 2.0)
+    check(both(answer("", 0, speed = 0.0), answer("a", 5)).ratio == 0.0)
 
     val bundle = BundleFacts(File("a.litertlm"), drafts = true, statedContext = 32_003)
     check(bundle.usualContext == 4096)

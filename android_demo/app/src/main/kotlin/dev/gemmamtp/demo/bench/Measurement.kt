@@ -11,24 +11,32 @@ import dev.gemmamtp.demo.engine.usedMiB
 private const val WARM_UP_PROMPT = "Hello"
 private const val WARM_UP_TOKENS = 8
 
-/** One answer; times in seconds, [firstToken] from sending on, [tokens] as the engine counts them. */
-data class Measurement(val text: String, val tokens: Int, val firstToken: Double, val seconds: Double, val memoryMiB: Long) {
-    /** Of decoding: what came before the first token is the prompt's. */
-    val tokensPerSecond: Double
-        get() = if (seconds > firstToken) (tokens - 1) / (seconds - firstToken) else 0.0
-}
+/**
+ * One answer; times in seconds, [firstToken] from sending on. [tokens] and [tokensPerSecond], of decoding, are the engine's:
+ * from outside it is not seen how many tokens the first piece of text has. [cut] where the budget or the context's end ended
+ * it, and no stop token.
+ */
+data class Measurement(
+    val text: String,
+    val tokens: Int,
+    val tokensPerSecond: Double,
+    val cut: Boolean,
+    val firstToken: Double,
+    val seconds: Double,
+    val memoryMiB: Long,
+)
 
 /** One prompt with MTP off and on. */
-data class Comparison(val prompt: String, val maxTokens: Int, val off: Measurement, val on: Measurement) {
+data class Comparison(val prompt: String, val off: Measurement, val on: Measurement) {
     val ratio: Double
         get() = if (off.tokensPerSecond > 0) on.tokensPerSecond / off.tokensPerSecond else 0.0
 
-    /** As far as both go: with MTP the engine counts in rounds, so an answer that [maxTokens] ended may be longer. */
+    /** As far as both go: with MTP the engine counts in rounds, so an answer that was cut may be longer. */
     val equal: Boolean
         get() {
             if (off.text == on.text) return true
             val (shorter, longer) = if (off.text.length < on.text.length) off to on else on to off
-            return longer.text.startsWith(shorter.text) && shorter.tokens >= maxTokens
+            return longer.text.startsWith(shorter.text) && shorter.cut
         }
 }
 
@@ -49,7 +57,7 @@ suspend fun warmUp(bundle: LoadedBundle) {
 suspend fun compare(bundle: LoadedBundle, prompt: String, maxTokens: Int, mtpFirst: Boolean): Comparison {
     val first = measure(bundle, prompt, maxTokens, mtp = mtpFirst)
     val second = measure(bundle, prompt, maxTokens, mtp = !mtpFirst)
-    return if (mtpFirst) Comparison(prompt, maxTokens, second, first) else Comparison(prompt, maxTokens, first, second)
+    return if (mtpFirst) Comparison(prompt, second, first) else Comparison(prompt, first, second)
 }
 
 /** Answer [prompt] once; throws [Problem.AnswerFailed]. */
@@ -65,9 +73,14 @@ suspend fun measure(bundle: LoadedBundle, prompt: String, maxTokens: Int, mtp: B
                 text.append(piece)
             }
             val ended = System.nanoTime()
+            val counted = conversation.getBenchmarkInfo()
+            val tokens = counted.lastDecodeTokenCount
+            val context = bundle.settings.context
             Measurement(
                 text = text.toString(),
-                tokens = conversation.getBenchmarkInfo().lastDecodeTokenCount,
+                tokens = tokens,
+                tokensPerSecond = counted.lastDecodeTokensPerSecond,
+                cut = tokens >= maxTokens || (context != null && conversation.getTokenCount() >= context),
                 firstToken = if (first == 0L) 0.0 else (first - begun) / 1e9,
                 seconds = (ended - begun) / 1e9,
                 memoryMiB = usedMiB(),
