@@ -117,8 +117,8 @@ def run_bench(
     if code == _KILLED or (code and re.search(r"^Killed", log, re.MULTILINE)):
         raise UserError(
             f"{phone.device.serial}: Android ended the program when {len(answers)} {so_far}, most likely for memory:"
-            f" the bundle has {size(bundle_size)}, {size(phone.memory)} were free; close apps, shorten --context-length,"
-            " or export with fewer bits"
+            f" the bundle has {size(bundle_size)}, {size(phone.memory)} were free; close apps, shorten"
+            " --context-length, or export with fewer bits"
         )
     if code or not around.get("done") or len(answers) != expected:
         said = [line.removeprefix("mtp-bench: ") for line in log.splitlines() if line.startswith("mtp-bench: ")]

@@ -45,7 +45,9 @@ def inspect_phone(device: Device) -> Phone:
     model, android = property_of("ro.product.model"), property_of("ro.build.version.release")
     api = property_of("ro.build.version.sdk")
     if not api.isdecimal() or int(api) < LEAST_API:
-        raise UserError(f"{device.serial}: Android {android} (API {api}); expected Android 8 (API {LEAST_API}) or newer")
+        raise UserError(
+            f"{device.serial}: Android {android} (API {api}); expected Android 8 (API {LEAST_API}) or newer"
+        )
     abis = property_of("ro.product.cpu.abilist").split(",")
     abi = next((abi for abi in abis if abi in ABIS), None)
     if abi is None:

@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
@@ -21,7 +21,8 @@ from tests.android.tools import DEMO
 APP = DEMO / "app" / "src" / "main"
 SOURCES = APP / "kotlin" / "dev" / "gemmamtp" / "demo"
 STUBS = Path(__file__).parent / "stubs"
-CHECKS = Path(__file__).parent / "checks" / "Checks.kt"
+# What runs the app's sources, with an engine that stands in for its stub.
+CHECKS = Path(__file__).parent / "checks"
 ANDROID = "{http://schemas.android.com/apk/res/android}"
 # Compose's plugin has checked the sources when it says so: stubs have no runtime that it could generate code for.
 CHECKED = "The Compose Compiler requires the Compose Runtime"
@@ -35,10 +36,10 @@ class Compile(Protocol):
     def __call__(self, sources: Path, resources: Path, out: Path, *, compose: bool = True) -> str: ...
 
 
-def write_stubs(folder: Path, resources: Path) -> None:
+def write_stubs(folder: Path, resources: Path, stubs: Iterable[Path]) -> None:
     """Every package of the stubs as a file of its own, and what Android's build generates of the app."""
     folder.mkdir()
-    for stub in STUBS.glob("*.kt"):
+    for stub in stubs:
         head, *packages = re.split(r"^//: ([\w.]+)\n", stub.read_text("utf-8"), flags=re.MULTILINE)
         if not packages:
             shutil.copy(stub, folder)
@@ -59,7 +60,8 @@ def compile_app(need: Callable[..., Path]) -> Compile:
     library = need("kotlin", "kotlin", "node_modules", "kotlin-compiler", "lib")
 
     def run(sources: Path, resources: Path, out: Path, *, compose: bool = True) -> str:
-        write_stubs(out / "stubs", resources)
+        stubs = {stub.name: stub for place in (STUBS, *([] if compose else [CHECKS])) for stub in place.glob("*.kt")}
+        write_stubs(out / "stubs", resources, stubs.values())
         command = ["java", "-Xmx1g", "-cp", str(library / "kotlin-compiler.jar")]
         command += ["org.jetbrains.kotlin.cli.jvm.K2JVMCompiler", "-no-reflect", "-nowarn", "-jvm-target", "17"]
         command += ["-kotlin-home", str(library.parent), "-classpath", str(library / "kotlinx-coroutines-core-jvm.jar")]
@@ -82,10 +84,10 @@ def test_sources_pass_kotlins_and_composes_checks(compile_app: Compile, tmp_path
 
 def test_what_needs_no_android_computes(compile_app: Compile, need: Callable[..., Path], tmp_path: Path) -> None:
     sources = shutil.copytree(SOURCES, tmp_path / "sources", ignore=shutil.ignore_patterns(*SCREENS))
-    shutil.copy(CHECKS, sources)
     messages = compile_app(sources, APP / "res", tmp_path, compose=False)
-    library = need("kotlin", "kotlin", "node_modules", "kotlin-compiler", "lib", "kotlin-stdlib.jar")
-    command = ["java", "-cp", f"{tmp_path / 'classes'}:{library}", "checks.ChecksKt"]
+    library = need("kotlin", "kotlin", "node_modules", "kotlin-compiler", "lib")
+    path = [tmp_path / "classes", library / "kotlin-stdlib.jar", library / "kotlinx-coroutines-core-jvm.jar"]
+    command = ["java", "-cp", ":".join(map(str, path)), "checks.ChecksKt"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, messages + done.stderr
 

@@ -40,5 +40,7 @@ fun main() {
     check(found.settings.mtp && found.settings.context == 4096)
     check(!found.showing(bundle.copy(drafts = false)).settings.mtp)
 
+    checkLifecycle()
+
     check(DemoState(turns = listOf(Turn(true, "q"), Turn(false, "a"))).grown("b").turns.last() == Turn(false, "ab"))
 }

@@ -9,7 +9,7 @@ abstract class Uri
 class Bundle
 
 object Debug {
-    @JvmStatic fun getPss(): Long = TODO()
+    @JvmStatic fun getPss(): Long = 0
 }
 //: android.view
 abstract class Window {
@@ -35,18 +35,18 @@ abstract class ContentResolver {
 abstract class Context {
     val contentResolver: ContentResolver
         get() = TODO()
-    val cacheDir: java.io.File
+    open val cacheDir: java.io.File
         get() = TODO()
     val filesDir: java.io.File
         get() = TODO()
 
-    fun getExternalFilesDir(type: String?): java.io.File? = TODO()
+    open fun getExternalFilesDir(type: String?): java.io.File? = TODO()
 
-    fun getString(id: Int): String = TODO()
+    fun getString(id: Int): String = "string $id"
 
-    fun getString(id: Int, vararg arguments: Any?): String = TODO()
+    fun getString(id: Int, vararg arguments: Any?): String = "string $id: ${arguments.joinToString()}"
 
-    fun <T> getSystemService(type: Class<T>): T? = TODO()
+    open fun <T> getSystemService(type: Class<T>): T? = TODO()
 }
 
 class Intent {
