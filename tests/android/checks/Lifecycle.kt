@@ -35,7 +35,7 @@ private class Screen {
         await { it.bundle != null && it.work == Work.NONE }
     }
 
-    fun await(condition: (DemoState) -> Boolean) = await("${model.state.value} after ${Engines.calls}") { condition(model.state.value) }
+    fun await(condition: (DemoState) -> Boolean) = await({ "${model.state.value}" }) { condition(model.state.value) }
 
     fun load() {
         model.load()
@@ -47,13 +47,13 @@ private class Screen {
     /** What Android calls when the screen is gone for good. */
     fun leave() = DemoViewModel::class.java.getDeclaredMethod("onCleared").apply { isAccessible = true }.invoke(model)
 
-    fun awaitCalls(expected: String) = await("$expected, but ${Engines.calls}") { Engines.calls.joinToString(" ") == expected }
+    fun awaitCalls(expected: String) = await({ expected }) { Engines.calls.joinToString(" ") == expected }
 }
 
-private fun await(what: String, condition: () -> Boolean) {
+private fun await(what: () -> String, condition: () -> Boolean) {
     val end = System.nanoTime() + 10_000_000_000
     while (!condition()) {
-        check(System.nanoTime() < end) { "never: $what" }
+        check(System.nanoTime() < end) { "never: ${what()}; the engine saw ${Engines.calls}" }
         Thread.sleep(2)
     }
 }
@@ -102,7 +102,7 @@ private fun leavesWhileLoading() {
     screen.awaitCalls("load")
     screen.leave()
     Engines.loads.release()
-    await("closed, but ${Engines.calls}") { Engines.calls.lastOrNull() == "unload" }
+    await({ "closed" }) { Engines.calls.lastOrNull() == "unload" }
 }
 
 private fun leavesWhileAnswering() {

@@ -115,16 +115,17 @@ class DemoViewModel(private val app: Application) : AndroidViewModel(app) {
         // What was stopped still runs until the engine has let go.
         if (running?.isCompleted == false) return
         mutable.update { it.copy(work = work, problem = null, mayInsist = false) }
-        running = worker.launch {
+        val job = worker.launch {
             try {
                 block()
             } catch (problem: Problem) {
                 mutable.update { it.copy(problem = app.say(problem), mayInsist = problem is Problem.TooLittleMemory) }
             } catch (error: LiteRtLmJniException) {
                 mutable.update { it.copy(problem = app.say(Problem.AnswerFailed(error.reason()))) }
-            } finally {
-                mutable.update { it.copy(work = Work.NONE) }
             }
         }
+        running = job
+        // Not at the block's end: what the screen offers from then on would still find it running.
+        job.invokeOnCompletion { mutable.update { it.copy(work = Work.NONE) } }
     }
 }
