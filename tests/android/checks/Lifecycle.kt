@@ -6,6 +6,7 @@ import dev.gemmamtp.demo.ui.DemoState
 import dev.gemmamtp.demo.ui.DemoViewModel
 import dev.gemmamtp.demo.ui.Work
 import java.io.File
+import java.util.concurrent.CopyOnWriteArrayList
 import kotlin.io.path.createTempDirectory
 
 private const val LOADED_AND_WARM = "load converse send end converse send end"
@@ -60,11 +61,14 @@ private fun await(what: () -> String, condition: () -> Boolean) {
 
 /** The app's use of the engine, with an engine that refuses what the real one refuses: all of it is closed, each once. */
 fun checkLifecycle() {
+    val thrown = CopyOnWriteArrayList<Throwable>()
+    Thread.setDefaultUncaughtExceptionHandler { _, error -> thrown += error }
     chatsAndUnloads()
     stopsAnAnswer()
     leavesWhileLoading()
     leavesWhileAnswering()
     tellsOfAGpuThatCannot()
+    check(thrown.isEmpty()) { "the app would have crashed: $thrown" }
 }
 
 private fun chatsAndUnloads() {
@@ -78,6 +82,7 @@ private fun chatsAndUnloads() {
     screen.await { it.work == Work.NONE && it.comparison?.equal == true }
     screen.model.unload()
     screen.awaitCalls("$LOADED_AND_WARM converse send end converse send end converse send end unload")
+    screen.leave()
     check(Thread.currentThread() !in Engines.threads) { "the engine was called on the main thread" }
 }
 
