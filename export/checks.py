@@ -12,7 +12,7 @@ from .checkpoint.adapted import AdaptedCheckpoint
 from .checkpoint.pair import Pair
 from .graphs.plan import ModelPlan
 from .graphs.skeleton_cache import SkeletonCache
-from .graphs.storage import Stored, stored_bytes
+from .graphs.storage import Stored, stored_bytes, weight_bytes
 from .staging import check_output_folder
 
 # Graphs, scales, metadata: a few megabytes for each signature of E2B.
@@ -52,7 +52,11 @@ def check_space(
     """Raises:
     UserError: the disk of `out` has less free space than an export of `models` takes.
     """
-    needed = bytes_needed(models, stored) * (2 if tflite_files else 1) + tokenizer.stat().st_size
+    needed = bytes_needed(models, stored) + tokenizer.stat().st_size
+    if tflite_files:  # Each with all of its weights.
+        needed += _graph_bytes(models) + sum(
+            stored_bytes(stored[name], weight) for name, model in models.items() for weight in model.weights.values()
+        )
     parent = next(folder for folder in out.absolute().parents if folder.exists())
     free = shutil.disk_usage(parent).free
     if free < needed:
@@ -64,10 +68,11 @@ def check_space(
 
 def bytes_needed(models: Mapping[str, ModelPlan], stored: Stored) -> int:
     """Bytes on disk that the models' sections of a bundle take, from above, without the tokenizer."""
-    weights = sum(
-        stored_bytes(stored[name], weight) for name, model in models.items() for weight in model.weights.values()
-    )
-    return weights + _SIGNATURE_BYTES * sum(len(model.signatures) for model in models.values())
+    return _graph_bytes(models) + sum(count for _, _, count in weight_bytes(models, stored))
+
+
+def _graph_bytes(models: Mapping[str, ModelPlan]) -> int:
+    return _SIGNATURE_BYTES * sum(len(model.signatures) for model in models.values())
 
 
 def check_memory() -> None:

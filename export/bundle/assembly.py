@@ -6,24 +6,25 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...runtime.bundle.names import EMBEDDER, PER_LAYER_EMBEDDER
+from ...runtime.bundle.names import EMBEDDER, PER_LAYER_EMBEDDER, PREFILL_DECODE
 from ..checkpoint.pair import Pair
 from ..checkpoint.quantized.kept import stored_parts
-from ..graphs.bind import bind, write_model
+from ..checkpoint.weights import EMBEDDING
+from ..graphs.bind import BoundModel, bind, share_weight, write_model
 from ..graphs.blocks import SLOTS_PER_BLOCK, loop_over_blocks
 from ..graphs.cache_scales import set_cache_scales
 from ..graphs.convert import Conversion, conversion
 from ..graphs.plan import ModelPlan
 from ..graphs.skeleton import merge
 from ..graphs.skeleton_cache import SkeletonCache
-from ..graphs.storage import Stored
+from ..graphs.storage import Stored, shares_table
 from ..parallel import Background, background
 from ..progress import Advance, Expected, Reporter
 from ..staging import names_failure
-from .packing import BundleWriter
+from .packing import MODELS, BundleWriter, in_blocks
 
-# What is written while the others are traced: their graphs are two operators each.
-_FIRST = (EMBEDDER, PER_LAYER_EMBEDDER)
+# What can be written while the others are traced: their graphs are two operators each.
+_FIRST = (PER_LAYER_EMBEDDER, EMBEDDER)
 _TRACING, _READING = "Tracing graphs", "Hashing the checkpoints"
 HASHING = "Hashing the bundle"
 # Seconds for a graph and for a byte, until an export has measured its own; on 2 cores of a server's processor.
@@ -53,7 +54,7 @@ class Assembly:
             [
                 Expected(_TRACING, graphs, _GRAPH_SECONDS),
                 Expected(_READING, self._source_bytes, _HASHED_SECONDS),
-                *(Expected(f"Writing {name}", count, _WRITTEN_SECONDS) for name, count in sizes.items()),
+                *(Expected(f"Writing {name}", count, _WRITTEN_SECONDS) for name, count in sizes.items() if count),
                 Expected(HASHING, sum(sizes.values()), _HASHED_SECONDS),
             ]
         )
@@ -65,7 +66,8 @@ class Assembly:
             UserError: a checkpoint cannot be read or has changed, or there is no room.
             ConversionError: the converter failed.
         """
-        rest = [name for name in self.models if name not in _FIRST]
+        first = [name for name in _FIRST if not (self._shares_table and name == EMBEDDER)]
+        rest = [name for name in self.models if name not in first]
         signatures = [signature for model in self.models.values() for signature in model.signatures]
         with background(self._hash_sources) as hashing:
             with (
@@ -73,12 +75,12 @@ class Assembly:
                 names_failure("tracing graphs", bundle.parent),
                 conversion(signatures, cache=self.cache, show_output=self.show_converter_output) as graphs,
             ):
-                traced = self._take(graphs, _FIRST, advance, [hashing])
+                traced = self._take(graphs, first, advance, [hashing])
 
                 def write_first(writing: Background[None]) -> None:
                     # Two that read a disk at different places at a time are slower than one after the other.
                     writing.wait_for(hashing)
-                    self._write(_FIRST, traced, writer, bundle, writing)
+                    self._write(first, traced, writer, bundle, writing)
 
                 with background(write_first) as writing:
                     others = self._take(graphs, rest, advance, [hashing, writing])
@@ -107,12 +109,17 @@ class Assembly:
         work: Background[None],
     ) -> None:
         """Write models one after the other; `work` may be told to stop, or fail."""
-        for name in names:
-            model = self.models[name]
-            skeleton = merge([traced[signature.name] for signature in model.signatures])
-            set_cache_scales(skeleton, self.scales)
-            loop_over_blocks(skeleton, self.pair.target_config.sliding.window or SLOTS_PER_BLOCK)
-            bound = bind(skeleton, model.weights, self.stored[name])
+        bound = {name: self._bind(name, traced) for name in names}
+        own = {}
+        if self._shares_table and EMBEDDER in bound:
+            own = {EMBEDDER: bound[EMBEDDER].head}
+            share_weight(bound[PREFILL_DECODE], bound[EMBEDDER], in_blocks(bound[EMBEDDER].head))
+        puts = {}
+        for name in MODELS:
+            if name in bound:
+                with names_failure(f"writing {name}", bundle):
+                    puts[name] = writer.place(name, bound[name].size, own.get(name))
+        for name, model in bound.items():
             title = f"Writing {name}"
             with (
                 names_failure(title.lower(), bundle),
@@ -124,16 +131,31 @@ class Assembly:
                     work.check()
                     work.raise_failure()
 
+                plan, stored = self.models[name], self.stored[name]
                 write_model(
-                    bound,
-                    lambda weight, model=model, stored=self.stored[name]: stored_parts(
-                        model.checkpoint, model.config, weight, stored[weight.name]
+                    model,
+                    lambda weight, plan=plan, stored=stored: stored_parts(
+                        plan.checkpoint, plan.config, weight, stored[weight.name]
                     ),
-                    writer.place(name, bound.size),
+                    puts[name],
                     on_bytes,
                 )
 
+    def _bind(self, name: str, traced: Mapping[str, bytes]) -> BoundModel:
+        model = self.models[name]
+        skeleton = merge([traced[signature.name] for signature in model.signatures])
+        set_cache_scales(skeleton, self.scales)
+        loop_over_blocks(skeleton, self.pair.target_config.sliding.window or SLOTS_PER_BLOCK)
+        first = EMBEDDING if self._shares_table and name == PREFILL_DECODE else None
+        return bind(skeleton, model.weights, self.stored[name], first)
+
+    @property
+    def _shares_table(self) -> bool:
+        return shares_table(self.models, self.stored)
+
     def _bytes(self, name: str) -> int:
+        if self._shares_table and name == EMBEDDER:
+            return 0  # Written with the target.
         return sum(
             self.stored[name][weight.name].format.data_bytes(weight.shape)
             for weight in self.models[name].weights.values()

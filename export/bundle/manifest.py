@@ -11,11 +11,12 @@ from typing import Any
 from ...quantize.formats import Storage
 from ...runtime.bundle.container import BundleFile
 from ...runtime.bundle.model_file import read_model
+from ...runtime.bundle.names import EMBEDDER, PREFILL_DECODE
 from ..checkpoint.adapted import AdaptedCheckpoint
 from ..checkpoint.files import Checkpoint
 from ..checkpoint.pair import Pair
 from ..graphs.plan import ModelPlan
-from ..graphs.storage import Stored
+from ..graphs.storage import Stored, shares_table
 from ..models.kv_cache import KVSignature
 from ..options import ExportOptions
 
@@ -50,6 +51,7 @@ def make_manifest(
     files: Mapping[str, WrittenFile],
 ) -> dict[str, Any]:
     """What went in, what was chosen and what came out; nothing that differs between two runs on the same input."""
+    shared = shares_table(models, stored)
     return {
         "manifest_version": _MANIFEST_VERSION,
         "sources": manifest_sources(pair),
@@ -65,7 +67,9 @@ def make_manifest(
             name: {
                 "signatures": _signatures_of(bundle, name),
                 "weights": {
-                    weight.name: {"shape": list(weight.shape)} | _stored_as(stored[name][weight.name])
+                    weight.name: {"shape": list(weight.shape)}
+                    | _stored_as(stored[name][weight.name])
+                    | ({"bytes_of": PREFILL_DECODE} if name == EMBEDDER and shared else {})
                     for weight in model.weights.values()
                 },
             }

@@ -29,10 +29,11 @@ from ...runtime.gpu.check import GPU_MODELS
 
 _Type = litertlm_builder.TfLiteModelType
 # Name of each model and its section's model_type, which the runtime looks for, in the order of the sections. The
-# embedders' sizes are known long before that of the target, whose graphs take longest to trace.
+# embedders' sizes are known long before that of the target, whose graphs take longest to trace; a table that the
+# embedder shares with the target lies behind both flatbuffers.
 MODELS = {
-    EMBEDDER: _Type.EMBEDDER,
     PER_LAYER_EMBEDDER: _Type.PER_LAYER_EMBEDDER,
+    EMBEDDER: _Type.EMBEDDER,
     PREFILL_DECODE: _Type.PREFILL_DECODE,
     MTP_DRAFTER: _Type.MTP_DRAFTER,
 }
@@ -79,26 +80,29 @@ class BundleWriter:
         self._file, self._digest = file, hashlib.sha256()
         self._notes = bundle.system_metadata
         self._places = [(section.begin, section.end) for section in others]
+        self._free = others[-1].end
         content = empty.read_bytes()
         begin = min(begin for begin, _ in self._places)
         self._header = content[:begin]
         self._put(0, begin, content[begin : others[-1].end])
         self._waiting = list(MODELS)
 
-    def place(self, name: str, size: int) -> Callable[[int, Any], None]:
+    def place(self, name: str, size: int, own: int | None = None) -> Callable[[int, Any], None]:
         """Take the next `size` bytes for the model `name`; what puts bytes at a place within them.
+
+        The next model begins behind them, or behind the first `own` of them: then it holds the others as well.
 
         Raises:
             OSError: there is no room for them.
         """
         if self._waiting.pop(0) != name:
             raise ValueError(f"{name} is not the next of {', '.join(MODELS)}")
-        end = self._places[-1][1]
-        begin = end + -end % litertlm_core.BLOCK_SIZE
+        begin = in_blocks(self._free)
         self._file.flush()
         _reserve(self._file.fileno(), begin, size)
         self._file.truncate(begin + size)
         self._places.append((begin, begin + size))
+        self._free = begin + (size if own is None else own)
         return partial(self._put, begin)
 
     def finish(self) -> None:
@@ -126,6 +130,11 @@ class BundleWriter:
         self._digest.update(content)
         self._file.seek(begin + at)
         self._file.write(content)
+
+
+def in_blocks(size: int) -> int:
+    """Bytes of the blocks that `size` bytes fill: sections begin with a block."""
+    return size + -size % litertlm_core.BLOCK_SIZE
 
 
 def copy_section(bundle: BundleFile, name: str, path: Path) -> tuple[int, str]:

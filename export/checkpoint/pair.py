@@ -146,7 +146,7 @@ def _head_notes(role: str, checkpoint: Checkpoint, config: DecoderConfig) -> lis
     tied = ", though config.json says that it is tied" if checkpoint.declares_tied_head else ""
     return [
         f"{role}: its head is its own {HEAD}{tied}: {count:,} weights, {count * bits / 8e6:,.1f} MB as int{bits};"
-        " as many as of a tied head, which a bundle also stores apart from the embedding"
+        " a bundle stores them beside the embedding, whose bytes a tied head shares"
     ]
 
 

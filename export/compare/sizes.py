@@ -24,7 +24,7 @@ from ..checkpoint.weights import (
     embedder_weights,
     per_layer_embedder_weights,
 )
-from ..graphs.storage import plan_storage, stored_bytes, tensor_name
+from ..graphs.storage import plan_storage, tensor_name, weight_bytes
 from ..options import DEFAULT_CONTEXT_LENGTH
 
 SHAPES = Path(__file__).parents[1] / "shapes"
@@ -77,10 +77,9 @@ def component_bytes(
     models = {name: _Weights(config, {w.name: w for w in weights}) for name, (config, weights) in lists.items()}
     stored = plan_storage(models, recipe, backends)
     sums: Counter[str] = Counter()
-    for model, plan in models.items():
-        for weight in plan.weights.values():
-            name = tensor_name(model, plan.config, weight)
-            sums[component(name.name) if name else "exact"] += stored_bytes(stored[model], weight)
+    for model, weight, count in weight_bytes(models, stored):
+        name = tensor_name(model, models[model].config, weight)
+        sums[component(name.name) if name else "exact"] += count
     return dict(sums)
 
 

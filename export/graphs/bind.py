@@ -70,15 +70,18 @@ class BoundModel:
     size: int
 
 
-def bind(model: Any, weights: dict[str, Weight], stored: Mapping[str, Storage]) -> BoundModel:
+def bind(model: Any, weights: dict[str, Weight], stored: Mapping[str, Storage], first: str | None = None) -> BoundModel:
     """Make constants of the weights of `model`, a merged skeleton; none is read yet.
 
     Args:
         model: object form; changed in place.
         weights: every weight of the model by name.
         stored: how each is stored, by name. All signatures share one buffer per weight.
+        first: the weight to lie right behind the flatbuffer.
     """
     slots = _take_weights_from_inputs(model, weights, stored)
+    if first is not None:
+        slots = {first: slots.pop(first), **slots}
     gather_rows(model)
     open_half_floats(model)
     fill_instead_of_broadcast(model)
@@ -90,6 +93,26 @@ def bind(model: Any, weights: dict[str, Weight], stored: Mapping[str, Storage]) 
             buffer.offset = offset
             offset = _round_up(offset + buffer.size)
     return BoundModel(model, slots, head, offset)
+
+
+def share_weight(owner: BoundModel, other: BoundModel, distance: int) -> None:
+    """Let the only weight of `other` be the bytes of the weight of that name of `owner`, which stores it alike.
+
+    Scales of channels stay in the tensors of each; they are known when `owner` has been written, so `other` is written
+    after it.
+
+    Args:
+        owner: begins `distance` bytes behind `other`.
+        other: reaches from its own beginning to the end of that weight then.
+        distance: a multiple of what buffers are aligned to, and no less than the flatbuffer of `other`.
+    """
+    ((name, slot),) = other.slots.items()
+    owned = owner.slots[name]
+    for buffer, source in zip(slot.buffers, owned.buffers, strict=True):
+        buffer.offset = distance + source.offset
+        other.size = buffer.offset + buffer.size
+    owned.tensors += slot.tensors
+    other.slots = {}
 
 
 def write_model(

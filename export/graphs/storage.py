@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 from ...quantize.formats import FP32, INT8, Storage, kept
@@ -137,6 +137,27 @@ def _problem(model: str, name: TensorName, weight: Weight, storage: Storage, bac
                 f" {','.join(form.backends)}, or store it per channel"
             )
     return None
+
+
+def shares_table(models: Mapping[str, HasWeights], stored: Stored) -> bool:
+    """Whether the embedder's table is the target's head too: one tensor of the checkpoint, stored alike."""
+    table, head = (stored[name].get(EMBEDDING) for name in (EMBEDDER, PREFILL_DECODE))
+    return table is not None and table == head and EMBEDDING in models[PREFILL_DECODE].weights
+
+
+def weight_bytes(models: Mapping[str, HasWeights], stored: Stored) -> Iterator[tuple[str, Weight, int]]:
+    """Every weight of every model, and the bytes that it takes in a bundle, with scales.
+
+    What embedder and head share is the head's; scales of channels are in each of both.
+    """
+    shared = shares_table(models, stored)
+    for model, plan in models.items():
+        for weight in plan.weights.values():
+            form = stored[model][weight.name].format
+            if shared and model == EMBEDDER:
+                yield model, weight, 0 if form.block else form.scale_bytes(weight.shape)
+            else:
+                yield model, weight, stored_bytes(stored[model], weight)
 
 
 def stored_bytes(stored: Mapping[str, Storage], weight: Weight) -> int:

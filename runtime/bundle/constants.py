@@ -83,7 +83,8 @@ class ModelConstants:
         small: by signature, how often its graphs, composites included, use each float constant that lies inside the
             flatbuffer (epsilons, scales, caps), by dtype and bytes.
         external: where buffers lie behind the flatbuffer, in order.
-        flatbuffer_end: where the first of those begins; the model's length if there is none.
+        flatbuffer_end: where the flatbuffer ends at the latest: where the first of those begins; the model's length if
+            there is none.
         size: of the model in bytes.
     """
 

@@ -20,6 +20,7 @@ from litert_lm_builder import litertlm_core
 from litert_lm_builder import litertlm_header_schema_py_generated as header_schema
 
 from ..errors import BundleError, UserError
+from .names import EMBEDDER, PREFILL_DECODE
 from .protos import ExecutorMetadata, LlmMetadata
 
 MODEL_SECTION = "TFLiteModel"
@@ -113,8 +114,7 @@ class BundleFile:
                 )
         in_place = sorted(self.sections, key=lambda section: (section.begin, section.end))
         for before, after in pairwise(in_place):
-            # Weights of several models may be the same bytes.
-            if after.begin < before.end and {before.kind, after.kind} != {_WEIGHTS_SECTION}:
+            if after.begin < before.end and not _may_share(before, after):
                 raise BundleError(
                     f"{self.path}: sections {before.name} and {after.name} overlap at byte {after.begin:,}; the file is"
                     " corrupt"
@@ -141,6 +141,13 @@ class BundleFile:
     def model_sections(self) -> dict[str, Section]:
         """Model sections by model type."""
         return {section.model_type or "?": section for section in self.sections if section.kind == MODEL_SECTION}
+
+    def shared(self, section: Section) -> tuple[Section, int] | None:
+        """The later section that holds the end of `section` as well, and how many bytes; None if none does."""
+        for other in self.sections:
+            if section.begin < other.begin < section.end:
+                return other, section.end - other.begin
+        return None
 
     @cached_property
     def llm_metadata(self) -> Any:
@@ -204,6 +211,14 @@ class BundleFile:
                     raise BundleError(f"{self.path}: section {kind} cannot be read ({error}); it is corrupt") from error
                 return message
         return None
+
+
+def _may_share(before: Section, after: Section) -> bool:
+    """Whether both may hold the bytes that they have in common: weights of several models, or a table that the embedder
+    finds in the target's section, which begins behind its own graph and goes on behind the table."""
+    if before.model_type == EMBEDDER and after.model_type == PREFILL_DECODE:
+        return before.kind == after.kind == MODEL_SECTION and before.begin < after.begin and before.end <= after.end
+    return before.kind == after.kind == _WEIGHTS_SECTION
 
 
 def _section(entry: Any) -> Section:

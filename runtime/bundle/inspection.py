@@ -8,7 +8,7 @@ from typing import Any
 
 from ..text.tokenizer import read_tokenizer
 from .cache_scales import scale_problems, scales_by_cache
-from .container import BundleFile
+from .container import BundleFile, Section
 from .loading import bundle_file_in
 from .model_file import ModelInfo, SignatureInfo, dtype_size, read_model
 from .names import EMBEDDER, MTP_DRAFTER, PREFILL_DECODE, TEMPLATE_NOTE
@@ -145,6 +145,7 @@ class Inspection:
             "system_metadata": self.bundle.system_metadata,
             "sections": [
                 {"type": section.kind, "model_type": section.model_type, "bytes": section.size, "items": section.items}
+                | _shared(self.bundle, section)
                 for section in self.bundle.sections
             ],
             "context_length": metadata.max_num_tokens if metadata else None,
@@ -184,6 +185,12 @@ def inspect_bundle(path: Path) -> Inspection:
         for name, section in bundle.model_sections().items()
     }
     return Inspection(bundle, models)
+
+
+def _shared(bundle: BundleFile, section: Section) -> dict[str, Any]:
+    """Which bytes of `section` another one counts as well."""
+    found = bundle.shared(section)
+    return {"shared": {"with": found[0].name, "bytes": found[1]}} if found else {}
 
 
 def _model_as_dict(model: ModelInfo) -> dict[str, Any]:

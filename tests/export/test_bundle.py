@@ -18,10 +18,13 @@ from gemma_mtp.export.models.kv_cache import check_shared
 from gemma_mtp.export.options import resolve_options
 from gemma_mtp.export.pipeline import export
 from gemma_mtp.export.progress import Reporter
+from gemma_mtp.runtime.bundle.constants import read_constants
 from gemma_mtp.runtime.bundle.container import BundleFile
 from gemma_mtp.runtime.bundle.inspection import inspect_bundle
 from gemma_mtp.runtime.errors import UserError
 from tests.conftest import CONTEXT, DRAFT_TOKENS, DRAFTER, PREFILL, TARGET, BundleOf, Exports
+from tests.support.metadata import Planted, planted_metadata
+from tests.support.sections import set_places
 
 ALONE = {"model.litertlm", "manifest.json"}
 FILES = {*ALONE, "prefill_decode.tflite", "embedder.tflite", "per_layer_embedder.tflite", "mtp_drafter.tflite"}
@@ -61,16 +64,56 @@ def test_two_exports_are_byte_identical(exports: Exports, small_int8: Path, tmp_
 
 @pytest.mark.parametrize("bundle", ["small_fp32", "small_int8"])
 def test_container_is_the_builders_of_whole_files(bundle: str, bundle_of: BundleOf, tmp_path: Path) -> None:
-    """LiteRT-LM's own builder, given finished files, writes the same bytes but for identity and time."""
+    """LiteRT-LM's own builder, given finished files, writes the same bytes but for identity and time, and the places of
+    sections of which one holds the end of the other."""
     folder = bundle_of(bundle)
     whole = rebuilt(folder, tmp_path)
     ours, theirs = BundleFile(folder / "model.litertlm"), BundleFile(whole)
     begin = min(section.begin for section in ours.sections)
-    expected = bytearray(whole.read_bytes())
+    expected = bytearray(whole.read_bytes()[:begin])
     for key in ("uuid", "creation_timestamp"):
         old, new = (bundle.system_metadata[key].encode() for bundle in (theirs, ours))
-        expected[:begin] = expected[:begin].replace(old, new)
-    assert (folder / "model.litertlm").read_bytes() == bytes(expected)
+        expected = expected.replace(old, new)
+    set_places(expected, [(section.begin, section.end) for section in ours.sections])
+    expected.extend(bytes(ours.path.stat().st_size - begin))
+    for place, section in zip(ours.sections, theirs.sections, strict=True):
+        expected[place.begin : place.end] = theirs.content(section)
+    assert ours.path.read_bytes() == bytes(expected)
+
+
+@pytest.mark.parametrize(("bundle", "bits"), [("small_fp32", 32), ("small_int8", 8)])
+def test_embedder_and_head_are_one_table(bundle: str, bits: int, bundle_of: BundleOf, tmp_path: Path) -> None:
+    folder, table = bundle_of(bundle), 2048 * 192 * bits // 8
+    inspection = inspect_bundle(folder)
+    opened = inspection.bundle
+    embedder, target = (opened.model_sections()[name] for name in ("embedder", "prefill_decode"))
+    found = opened.shared(embedder)
+    assert found == (target, embedder.end - target.begin)
+    in_both = [read_constants(opened.content(section), "model").constants for section in (embedder, target)]
+    places = [
+        (section.begin + constant.place[0], section.begin + constant.place[1])
+        for section, constants in zip((embedder, target), in_both, strict=True)
+        for constant in constants
+        if constant.name == "embed_tokens.weight"
+    ]
+    assert places[0][1] - places[0][0] == table
+    assert len(set(places)) == 1
+    assert opened.path.stat().st_size + table < planted_metadata(folder, Planted(), tmp_path).stat().st_size
+    sections = {entry["model_type"]: entry for entry in inspection.as_dict()["sections"]}
+    assert sections["embedder"]["shared"] == {"with": "prefill_decode", "bytes": found[1]}
+    assert "shared" not in sections["prefill_decode"]
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["models"]["embedder"]["weights"]["embed_tokens.weight"]["bytes_of"] == "prefill_decode"
+
+
+def test_a_section_that_ends_before_its_table_is_refused(small_int8: Path, tmp_path: Path) -> None:
+    opened = BundleFile(small_int8 / "model.litertlm")
+    content = bytearray(opened.path.read_bytes())
+    cut = {"embedder": 64}
+    set_places(content, [(s.begin, s.end - cut.get(s.model_type or "", 0)) for s in opened.sections])
+    (tmp_path / "model.litertlm").write_bytes(content)
+    with pytest.raises(UserError, match=r"\(embedder\).*buffer \d+ ends at byte"):
+        inspect_bundle(tmp_path)
 
 
 def rebuilt(folder: Path, work: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import zlib
 from collections.abc import Callable
@@ -142,6 +143,27 @@ def test_sections_lie_where_they_can(tmp_path: Path, places: list[tuple[int, int
         for name, place in zip(names, places, strict=False)
     ]
     with pytest.raises(UserError, match=expected):
+        _Bare(file, sections).check(100)
+
+
+@pytest.mark.parametrize(
+    ("embedder", "target", "refused"),
+    [
+        ((100, 300), (200, 400), False),
+        ((100, 400), (200, 400), False),
+        ((100, 401), (200, 400), True),
+        ((100, 300), (100, 400), True),
+        ((200, 400), (100, 300), True),
+    ],
+)
+def test_the_targets_section_may_hold_the_embedders_end(
+    tmp_path: Path, embedder: tuple[int, int], target: tuple[int, int], refused: bool
+) -> None:
+    file = tmp_path / "model.litertlm"
+    file.write_bytes(bytes(1000))
+    places = {"tf_lite_prefill_decode": target, "tf_lite_embedder": embedder}
+    sections = [container.Section("TFLiteModel", {"model_type": name}, *place) for name, place in places.items()]
+    with pytest.raises(UserError, match="overlap at byte") if refused else contextlib.nullcontext():
         _Bare(file, sections).check(100)
 
 

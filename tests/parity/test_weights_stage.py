@@ -100,6 +100,10 @@ def _stray(sections: Sections) -> None:
     sections.content[min(section.end for section in sections.bundle.sections)] = 7
 
 
+def _behind_the_embedders_graph(sections: Sections) -> None:
+    sections.content[sections.bundle.model_sections()[PREFILL].begin - 1] = 7
+
+
 def _epsilon(sections: Sections) -> None:
     """Ten times as large in one place of one signature."""
     for constant in sections.constants("prefill_decode"):
@@ -182,6 +186,12 @@ for _format in ("fp32", "int8"):
             ),
             ("a head's row", _zeroed(PREFILL, "embed_tokens.weight", 1999), f"{PREFILL}: every", ("token 1999",)),
             ("padding that is not zero", _stray, "nothing lies between", ("expected 0",)),
+            (
+                "padding between two graphs that is not zero",
+                _behind_the_embedders_graph,
+                "nothing lies between",
+                (f"padding of {EMBEDDER}", "expected 0"),
+            ),
             ("a small constant of one signature", _epsilon, "all signatures", ("prefill", "constant")),
         )
     }
@@ -234,6 +244,16 @@ def test_fault_is_named(name: str, bundle_of: BundleOf, tmp_path: Path, oracle: 
     (found,) = [text for title, text in problems.items() if title.startswith(check)]
     for part in named:
         assert part in found
+
+
+def test_a_fault_in_the_table_that_embedder_and_head_share_is_both_models(
+    small_int8: Path, tmp_path: Path, oracle: Oracle
+) -> None:
+    plant = _scaled(EMBEDDER, "embed_tokens.weight", 0)
+    bundle = with_sections(small_int8 / "model.litertlm", plant, tmp_path)
+    problems = failed(compared(bundle, oracle))
+    assert set(problems) == {f"{model}: every weight is the checkpoint's" for model in (EMBEDDER, PREFILL)}
+    assert all("2,048 of 2,048 rows" in text for text in problems.values())
 
 
 @pytest.mark.parametrize("weights", ["fp32", "int8"])

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from gemma_mtp.runtime.bundle.container import BundleFile
 from gemma_mtp.runtime.stock import StockRuntimeError, run_stock
 from tests.conftest import CONTEXT, DRAFT_TOKENS, PROMPTS, STOP, TO_THE_END
+from tests.support.metadata import Planted, planted_metadata
 
 
 def count(tokenizer, text: str) -> int:
@@ -75,6 +77,15 @@ def test_further_verify_lengths_do_not_disturb_it(small_lengths: Path, small_int
     expected, run = (run_stock(f / "model.litertlm", texts, speculative=True) for f in (small_int8, small_lengths))
     assert run.texts == expected.texts
     assert run.acceptance_rate == expected.acceptance_rate  # It drafts as many tokens as `verify` takes.
+
+
+def test_embedder_and_head_of_one_table_say_what_two_tables_say(
+    small_int8: Path, stock_runs, prompts, tmp_path: Path
+) -> None:
+    apart = planted_metadata(small_int8, Planted(), tmp_path)
+    assert BundleFile(apart).shared(BundleFile(apart).model_sections()["embedder"]) is None
+    run = run_stock(apart, [prompt.text for prompt in prompts[6:14]], speculative=True)
+    assert run.texts == stock_runs("small_int8")[1].texts[6:14]
 
 
 def test_failure_of_the_runtime_is_reported(tmp_path: Path) -> None:

@@ -26,25 +26,25 @@ def replace_model(bundle: Path, model_type: str, content: bytes) -> None:
 
 
 def replace_section(bundle: Path, section: Section, content: bytes) -> None:
-    """Put `content` in place of `section`; the sections behind it move, and the header says where they are then.
+    """Put `content` in place of `section`; then all sections lie one behind the other, and share nothing.
 
     A new file takes the old one's place: other links to the old one keep its content.
     """
-    sections = BundleFile(bundle).sections
-    at = sections.index(section)
-    before = bundle.read_bytes()
-    after = bytearray(before[: section.begin] + content)
-    places = [(kept.begin, kept.end) for kept in sections[:at]] + [(section.begin, section.begin + len(content))]
-    for moved in sections[at + 1 :]:
+    opened = BundleFile(bundle)
+    after = bytearray(bundle.read_bytes()[: opened.sections[0].begin])
+    places = []
+    for each in opened.sections:
+        part = content if each == section else opened.content(each)
         after += bytes(-len(after) % litertlm_core.BLOCK_SIZE)
-        places.append((len(after), len(after) + moved.size))
-        after += before[moved.begin : moved.end]
-    _set_places(after, places)
+        places.append((len(after), len(after) + len(part)))
+        after += part
+    set_places(after, places)
     bundle.unlink()
     bundle.write_bytes(after)
 
 
-def _set_places(content: bytearray, places: list[tuple[int, int]]) -> None:
+def set_places(content: bytearray, places: list[tuple[int, int]]) -> None:
+    """Write where sections begin and end into the header of the bundle `content`."""
     header: Any = header_schema.LiteRTLMMetaData.GetRootAs(bytes(content[_HEADER : places[0][0]]), 0)
     for index, place in enumerate(places):
         table = header.SectionMetadata().Objects(index)._tab

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -13,7 +14,10 @@ from rich.text import Text
 from ....runtime.printable import printable
 from ....runtime.units import size
 
-__all__ = ["draft_lengths", "foreign", "pairs", "show_progress", "size", "stop_tokens"]
+if TYPE_CHECKING:
+    from ....runtime.bundle.container import BundleFile, Section
+
+__all__ = ["draft_lengths", "foreign", "pairs", "shared_with", "show_progress", "size", "stop_tokens"]
 
 
 @contextlib.contextmanager
@@ -57,3 +61,9 @@ def draft_lengths(stock: int, further: Iterable[int]) -> str:
     """How many tokens are drafted a round."""
     text = f"{stock} per round"
     return f"{text}; the Python runtime also {', '.join(map(str, further))}" if further else text
+
+
+def shared_with(bundle: BundleFile, section: Section) -> str:
+    """What is said behind a section's weights of bytes that another one holds as well."""
+    found = bundle.shared(section)
+    return f"; {size(found[1])} are of {found[0].name}, too" if found else ""

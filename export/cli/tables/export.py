@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ...progress import peak_memory
-from .common import draft_lengths, pairs, size, stop_tokens
+from .common import draft_lengths, pairs, shared_with, size, stop_tokens
 
 if TYPE_CHECKING:
     from ....runtime.bundle.inspection import Inspection
@@ -75,7 +75,7 @@ def print_export_summary(
     for section in bundle.sections:
         name = section.model_type or section.kind
         model = inspection.models.get(section.model_type or "")
-        stored = _weights(model.constant_bytes) if model else ""
+        stored = (_weights(model.constant_bytes) if model else "") + shared_with(bundle, section)
         table.add_row("tokenizer" if "Tokenizer" in name else name, size(section.size), stored)
     console.print(table)
     rows = [("stop tokens", stop_tokens(inspection.stop_texts()))]

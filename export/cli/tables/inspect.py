@@ -7,7 +7,7 @@ from rich.table import Table
 
 from ....runtime.bundle.inspection import Inspection
 from ....runtime.bundle.names import is_cache
-from .common import draft_lengths, foreign, pairs, size, stop_tokens
+from .common import draft_lengths, foreign, pairs, shared_with, size, stop_tokens
 
 
 def print_inspection(inspection: Inspection, console: Console) -> None:
@@ -37,6 +37,7 @@ def print_inspection(inspection: Inspection, console: Console) -> None:
     for section in inspection.bundle.sections:
         model = inspection.models.get(section.model_type or "")
         stored = ", ".join(f"{dtype} {size(count)}" for dtype, count in model.constant_bytes.items()) if model else ""
+        stored += shared_with(inspection.bundle, section)
         constraints = [
             str(section.items[key]) for key in ("backend_constraint", "prefer_activation_type") if key in section.items
         ]

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from litert_lm_builder import litertlm_core
 
 from ...bundle.constants import Constant, ModelConstants, Range, read_constants
 from ...bundle.container import BundleFile
+from ...bundle.flatbuffer import pack, parse
 from ...bundle.names import EMBEDDER, MTP_DRAFTER, PER_LAYER_EMBEDDER, PREFILL_DECODE
 from .report import COMPARED, NOT_COMPARED, RUN, Covered, Stage
 
@@ -101,13 +102,16 @@ class Layout:
         for section in sorted(self.bundle.sections, key=lambda section: section.begin):
             if section.begin > at:
                 yield _Piece("file", _PADDING, at, section.begin, ("weights",))
-            name, begin = section.model_type or section.kind, max(at, section.begin)
+            name, begin, end = section.model_type or section.kind, max(at, section.begin), section.end
             if section is models.get(name) and name in self.constants and begin == section.begin:
+                if shared := self.bundle.shared(section):
+                    end = shared[0].begin  # From there on the other model's parts are counted.
                 for piece in self._model_pieces(name):
-                    yield _Piece(name, piece.part, begin + piece.begin, begin + piece.end, piece.by)
-            elif section.end > begin:
-                yield _Piece(name, section.kind, begin, section.end, _READ_IN.get(section.kind, ()))
-            at = max(at, section.end)
+                    if begin + piece.begin < end:
+                        yield _Piece(name, piece.part, begin + piece.begin, min(begin + piece.end, end), piece.by)
+            elif end > begin:
+                yield _Piece(name, section.kind, begin, end, _READ_IN.get(section.kind, ()))
+            at = max(at, end)
         if size > at:
             yield _Piece("file", _PADDING, at, size, ("weights",))
 
@@ -150,6 +154,10 @@ def read_layout(bundle: BundleFile) -> Layout:
     constants = {
         name: read_constants(bundle.content(section), f"{bundle.path} ({name})") for name, section in sections.items()
     }
+    for name, section in sections.items():
+        if bundle.shared(section):  # The first constant behind its own flatbuffer lies behind the other model's, too.
+            end = len(pack(parse(bundle.content(section))))
+            constants[name] = replace(constants[name], flatbuffer_end=end)
     with bundle.path.open("rb") as file:
         content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     return Layout(content, bundle, constants)
