@@ -109,7 +109,7 @@ def test_two_exports_into_one_folder(small_fp32: Path, exports: Exports, tmp_pat
 
 @pytest.mark.parametrize(
     ("limit", "stage"),
-    [(10_000, "writing the bundle"), (1_000_000, "writing embedder"), (10_000_000, "writing prefill_decode")],
+    [(10_000, "writing the bundle"), (1_000_000, "writing per_layer_embedder"), (10_000_000, "writing prefill_decode")],
 )
 def test_full_disk_is_one_line(limit: int, stage: str, small_fp32: Path, exports: Exports, tmp_path: Path) -> None:
     """A limit on file sizes, as the kernel sets it, fails a write half way as a full disk does."""
