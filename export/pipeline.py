@@ -102,7 +102,9 @@ def export(
 
     trained = {name: trained_bits(model.checkpoint, model.weights.values()) for name, model in models.items()}
     stored = plan_storage(models, options.recipe, options.backends, trained)
-    if note := codes_note(trained, stored):
+    price = options.recipe.price
+    # A recipe's price was measured on values, and says nothing of codes.
+    if note := codes_note(trained, stored) or (price and price.warning(options.recipe.name)):
         reporter.say(note)
     check_space(out, models, stored, text.tokenizer, tflite_files=tflite_files)
     check_memory()

@@ -15,7 +15,8 @@
 `optional = true`, as for tensors that only some models have.
 
 `keep_trained = true` before the rules is for checkpoints that hold codes: those keep their own bits, whatever the rules
-say, and what training left unquantized beside them is stored in eight bits at least.
+say, and what training left unquantized beside them is stored in eight bits at least. A table `[price]` says what the
+recipe was measured to cost; see price.py.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from typing import Any
 from ..runtime.errors import UserError
 from ..runtime.fields import Fields, read_utf8, shown
 from .formats import Storage, nearest, storage
+from .price import KnownPrice, read_price
 
 SCHEMA = 1
 NAMED_FOLDER = Path(__file__).parent / "named"
@@ -43,7 +45,7 @@ DEFAULT, DEFAULT_FOR_CODES = "int8", "mobile"
 # Layers with a KV cache of their own, those that read another's, those whose MLP is twice as wide.
 LAYER_KINDS = ("own-kv", "shared-kv", "double-wide")
 _RULE_KEYS = ("tensors", "layers", "format", "algorithm", "optional", "why")
-_KEYS = ("schema", "about", "keep_trained", "rules")
+_KEYS = ("schema", "about", "keep_trained", "price", "rules")
 _RANGE = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?")
 
 
@@ -88,13 +90,14 @@ class Rule:
 class Recipe:
     """How the large weights of a pair are stored; norms, scalars, rotary tables and token ids are always exact.
 
-    `keep_trained`: codes of a checkpoint that holds those keep their own bits.
+    `keep_trained`: codes of a checkpoint that holds those keep their own bits. `price`: what it was measured to cost.
     """
 
     name: str
     about: str
     rules: tuple[Rule, ...]
     keep_trained: bool = False
+    price: KnownPrice | None = None
 
     def choose(self, tensors: Iterable[TensorName]) -> dict[TensorName, Rule]:
         """The rule that decides each of `tensors`.
@@ -129,7 +132,7 @@ class Recipe:
         return chosen
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything but places of files, as plain JSON types."""
+        """Everything but places of files and the price, as plain JSON types."""
         rules = [
             {
                 "tensors": list(rule.tensors),
@@ -172,6 +175,7 @@ def _read(path: Path, name: str) -> Recipe:
         content.text("about", ""),
         tuple(_rule(entry, f"{where}, rule {n}") for n, entry in enumerate(rules, 1)),
         content.flag("keep_trained", False),
+        read_price(values["price"], where) if "price" in values else None,
     )
 
 

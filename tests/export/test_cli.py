@@ -34,6 +34,7 @@ def test_export_says_what_it_does_and_prints_the_bundle(
     code, output, error = run(*arguments, *shared_options(exports))
     assert code == 0
     assert output.strip() == str(tmp_path / "out" / "model.litertlm")
+    assert "warning" not in error
     for said in ("16 of 128 clusters", f"{CONTEXT} tokens", "8, 32", "Tracing graphs", "Writing mtp_drafter: done"):
         assert said in error
     summary = error[error.index("Hashing the bundle: done") :]
@@ -67,10 +68,15 @@ def test_quiet_export_prints_only_the_bundle(run, small_fp32: Path, exports: Exp
     assert output.strip().endswith("model.litertlm")
 
 
-def test_export_into_an_empty_folder(run, small_fp32: Path, exports: Exports, tmp_path: Path) -> None:
+def test_export_into_an_empty_folder_with_a_costly_recipe(
+    run, small_fp32: Path, exports: Exports, tmp_path: Path
+) -> None:
     (tmp_path / "out").mkdir()
-    code, _, _ = run("export", str(TARGET), str(DRAFTER), "-o", str(tmp_path / "out"), "-q", *shared_options(exports))
+    arguments = ["export", str(TARGET), str(DRAFTER), "-o", str(tmp_path / "out"), "--weights", "int4"]
+    code, _, error = run(*arguments, *shared_options(exports))
     assert code == 0
+    (warning,) = [line for line in error.splitlines() if line.startswith("warning: int4 cost ")]
+    assert "nats KL" in warning
     assert (tmp_path / "out" / "manifest.json").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 

@@ -21,11 +21,18 @@ def print_recipes(recipes: Sequence[Recipe], tags: Mapping[str, Tags], console: 
     table = Table("recipe", "what it is for", title="Recipes", title_justify="left", title_style="bold")
     for pair in pairs:
         table.add_column(pair.upper(), justify="right")
+    table.add_column("KL", justify="right")
+    table.add_column("lost", justify="right")
     for recipe in recipes:
         name = f"{recipe.name} (default)" if recipe.name == DEFAULT else recipe.name
         totals = [size(sum(tags[recipe.name][pair].values())) for pair in pairs]
-        table.add_row(name, foreign(recipe.about), *totals)
+        price = recipe.price
+        cost = (f"{price.kl:.4f}", f"{price.acceptance_loss:.0%}") if price else ("", "")
+        table.add_row(name, foreign(recipe.about), *totals, *cost)
     console.print(table)
+    if measured := sorted({recipe.price.pair for recipe in recipes if recipe.price}):
+        on = foreign(" and ".join(measured))
+        console.print(Text("KL in nats from float32, accepted drafts lost: measured on ").append(on), style="dim")
     formats = Table("format", "bits", "scales", "runs on", "note", title="Formats", title_justify="left")
     for form in FORMATS.values():
         scales = f"per block of {form.block}" if form.block else "" if form.is_float else "per channel"
@@ -40,6 +47,8 @@ def print_recipes(recipes: Sequence[Recipe], tags: Mapping[str, Tags], console: 
 def print_recipe(recipe: Recipe, tags: Tags, console: Console) -> None:
     """A recipe's rules in their order, and the bytes of each component."""
     console.print(Text(recipe.name, style="bold"), foreign(recipe.about), soft_wrap=True)
+    if recipe.price:
+        console.print(foreign(f"cost {recipe.price.pair} {recipe.price}"), soft_wrap=True)
     rules = Table("tensors", "layers", "format", "why", title="Rules, the first that matches decides")
     rules.title_justify = "left"
     for rule in recipe.rules:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import click
 from rich.console import Console
@@ -26,7 +27,11 @@ def recipes_command(recipe: str | None, as_json: bool) -> None:
     chosen = [read_recipe(name) for name in ([recipe] if recipe else NAMES)]
     tags = {each.name: price_tags(each, BACKENDS) for each in chosen}
     if as_json:
-        click.echo(json.dumps({each.name: each.as_dict() | {"bytes": tags[each.name]} for each in chosen}, indent=2))
+        found = {
+            each.name: each.as_dict() | {"price": asdict(each.price) if each.price else None, "bytes": tags[each.name]}
+            for each in chosen
+        }
+        click.echo(json.dumps(found, indent=2))
     elif recipe:
         print_recipe(chosen[0], tags[chosen[0].name], Console())
     else:
