@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..runtime.errors import UserError
+from ..runtime.parity.stages.conversation import ConversationReference
 from ..runtime.text.prompts import Prompt
 from .bundle.reference import checkpoint_text
 from .checkpoint.pair import Pair
@@ -52,13 +53,7 @@ def scales_from_prompts(
     oracle, text = open_oracle(pair), checkpoint_text(pair, chat_template).conversation
     largest = dict.fromkeys(kv.target_shapes(), 0.0)
     for number, prompt in enumerate(prompts, 1):
-        if prompt.text is not None:
-            written = text.start + prompt.text
-        else:
-            variables = dict(prompt.variables)
-            tools = variables.pop("tools", None)
-            written = text.render(prompt.messages, tools=tools, add_generation_prompt=True, **variables)
-        tokens = text.encode(written)
+        tokens = prompt_tokens(text, prompt)
         if not 0 < len(tokens) <= kv.length:
             raise UserError(
                 f"--kv-cache-prompts: prompt {number} has {len(tokens)} tokens, expected 1 to {kv.length}, the caches'"
@@ -68,6 +63,15 @@ def scales_from_prompts(
             for name, values in zip(cache.shapes, rows, strict=True):
                 largest[name] = max(largest[name], float(np.abs(values).max()))
     return {name: _scale(_HEADROOM * value) for name, value in largest.items()}
+
+
+def prompt_tokens(text: ConversationReference, prompt: Prompt) -> Sequence[int]:
+    """Tokens of `prompt` as the model reads it, by the checkpoint's own tokenizer and chat template."""
+    if prompt.text is not None:
+        return text.encode(text.start + prompt.text)
+    variables = dict(prompt.variables)
+    tools = variables.pop("tools", None)
+    return text.encode(text.render(prompt.messages, tools=tools, add_generation_prompt=True, **variables))
 
 
 def _scale(largest: float) -> float:

@@ -26,6 +26,7 @@ from ..checkpoint.pair import Pair
 from ..options import ExportOptions
 from ..pipeline import export
 from ..progress import Reporter
+from .estimates import Estimate, Ratio, ratio
 from .sizes import Shapes, component_bytes
 
 Progress = Callable[[str, str], None]
@@ -42,9 +43,10 @@ class Price:
         components: bytes of weights by component, with scales.
         bundle_bytes: of the whole bundle.
         perplexity: of the prompts' own tokens.
-        kl: KL divergence of next-token distributions from transformers' in nats, the mean over the prompts' tokens.
+        kl: KL divergence of next-token distributions from transformers' in nats, its sum over each prompt's tokens, and
+            how many these are.
         top1: share of those tokens after which both find the same token most probable.
-        acceptance: share of drafted tokens that the target accepts in greedy answers; None where nothing was drafted.
+        acceptance: drafted tokens that the target accepts in greedy answers, and all drafted ones, by prompt.
         tokens_per_pass: mean tokens for each pass of the target.
         acceptance_float_drafter: `acceptance` with the drafter in float32; None if it was not measured.
         seconds: of one decode step, one verify pass of the drafted tokens and one more, and one draft step, medians.
@@ -54,22 +56,28 @@ class Price:
     components: dict[str, int]
     bundle_bytes: int
     perplexity: float
-    kl: float
+    kl: Ratio
     top1: float
-    acceptance: float | None
+    acceptance: Ratio
     tokens_per_pass: float | None
-    acceptance_float_drafter: float | None
+    acceptance_float_drafter: Ratio | None
     seconds: dict[str, float]
 
-    def acceptance_loss(self, base: Price) -> float | None:
+    def acceptance_loss(self, base: Price) -> Estimate | None:
         """How much of the acceptance of `base` is lost, as a share of it; negative where it gained."""
-        if not base.acceptance or self.acceptance is None:
-            return None
-        return 1 - self.acceptance / base.acceptance
+        return self.acceptance.lost(base.acceptance)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return asdict(self)
+        """Plain JSON types; `..._error` are standard errors."""
+        found = asdict(self)
+        for name in ("kl", "acceptance", "acceptance_float_drafter"):
+            counts: Ratio | None = getattr(self, name)
+            estimate = counts.estimate if counts else None
+            found[name] = estimate.value if estimate else None
+            found[f"{name}_error"] = estimate.error if estimate else None
+        drafts = zip(self.acceptance.over, self.acceptance.under, strict=True)
+        found["drafts_by_prompt"] = [{"accepted": accepted, "drafted": drafted} for accepted, drafted in drafts]
+        return found
 
 
 @dataclass(frozen=True)
@@ -88,8 +96,9 @@ class Comparison:
     skeletons: Path | None
     threads: int | None = None
 
-    def price(self, recipe: Recipe, on_progress: Progress) -> Price:
-        """Export with `recipe`, measure, and delete the bundle again.
+    def price(self, recipe: Recipe, on_progress: Progress, *, float_drafter: bool = True) -> Price:
+        """Export with `recipe`, measure, and delete the bundle again; then, if `float_drafter`, the same with the
+        drafter in float32.
 
         Raises:
             UserError: the recipe does not fit the pair, or a prompt the context.
@@ -102,22 +111,25 @@ class Comparison:
             on_progress(recipe.name, "text")
             kl, top1, perplexity = self._text(model)
             on_progress(recipe.name, "acceptance")
-            statistics = self._answers(model)
+            answers = self._answers(model)
             on_progress(recipe.name, "costs of single steps")
             costs = measure_costs(model.engine, _REPETITIONS)
         verify = costs.held_pass(self.options.draft_tokens + 1)
-        float_drafter = None
-        if components.get("drafter.head") and not _stores_drafter_exactly(recipe):
+        with_float_drafter = None
+        if float_drafter and components.get("drafter.head") and not _stores_drafter_exactly(recipe):
             on_progress(recipe.name, "float drafter")
             with _exported(self, _with_float_drafter(recipe)) as (_, model):
-                float_drafter = self._answers(model).acceptance_rate
+                with_float_drafter = _accepted(self._answers(model))
+        total = Statistics()
+        for answer in answers:
+            total.merge(answer)
         return Price(
-            recipe.name, components, size, perplexity, kl, top1, statistics.acceptance_rate,
-            statistics.tokens_per_pass, float_drafter,
+            recipe.name, components, size, perplexity, kl, top1, _accepted(answers), total.tokens_per_pass,
+            with_float_drafter,
             {"decode": costs.decode, "verify": verify, "draft": costs.draft},
         )  # fmt: skip
 
-    def _text(self, model: Model) -> tuple[float, float, float]:
+    def _text(self, model: Model) -> tuple[Ratio, float, float]:
         """KL, top-1 agreement and perplexity over the tokens of all prompts."""
         divergences, same, losses = [], [], []
         for number, prompt in enumerate(self.prompts, 1):
@@ -127,21 +139,28 @@ class Comparison:
                     f"--prompts: prompt {number} has {len(tokens)} tokens, the context {self.options.context_length}"
                 )
             truth = self.oracle.run(tokens, range(len(tokens) - 1))
+            divergence = 0.0
             for slot, (token, following) in enumerate(pairwise(tokens)):
                 found = model.engine.decode(token, slot).logits[0]
                 wanted = truth.logits_at(slot)
-                divergences.append(kl_divergence(wanted, found))
+                divergence += kl_divergence(wanted, found)
                 same.append(int(found.argmax()) == int(wanted.argmax()))
                 losses.append(float(np.logaddexp.reduce(found.astype(np.float64)) - found[following]))
+            divergences.append((divergence, len(tokens) - 1))
             model.reset()
-        return float(np.mean(divergences)), float(np.mean(same)), float(np.exp(np.mean(losses)))
+        return ratio(divergences), float(np.mean(same)), float(np.exp(np.mean(losses)))
 
-    def _answers(self, model: Model) -> Statistics:
-        total = Statistics()
+    def _answers(self, model: Model) -> list[Statistics]:
+        answers = []
         for prompt in self.prompts:
             model.reset()
-            total.merge(model.stream_prompt(prompt, GenerationOptions(max_tokens=self.max_tokens)).finish().statistics)
-        return total
+            answer = model.stream_prompt(prompt, GenerationOptions(max_tokens=self.max_tokens)).finish()
+            answers.append(answer.statistics)
+        return answers
+
+
+def _accepted(answers: Sequence[Statistics]) -> Ratio:
+    return ratio([(answer.accepted, answer.drafted) for answer in answers])
 
 
 @contextlib.contextmanager

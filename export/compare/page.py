@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from ...runtime.parity.report.drawing import svg
 from ...runtime.units import size
+from .estimates import Ratio
 from .measure import BASE, Price
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from .suggest import Suggestion
 
 _PACKAGES = ("gemma-mtp-export", "ai-edge-litert", "ai-edge-quantizer", "litert-lm", "transformers", "torch")
 COLUMNS = (
@@ -21,24 +24,33 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def as_dict(prices: Sequence[Price], about: dict[str, Any]) -> dict[str, Any]:
+def as_dict(prices: Sequence[Price], about: dict[str, Any], suggestion: Suggestion | None = None) -> dict[str, Any]:
     """Everything as plain JSON types."""
     base = _base(prices)
-    entries = [price.as_dict() | {"acceptance_loss": price.acceptance_loss(base) if base else None} for price in prices]
-    return {"about": about, "packages": {name: version(name) for name in _PACKAGES}, "recipes": entries}
+    entries = []
+    for price in prices:
+        lost = price.acceptance_loss(base) if base else None
+        of_loss = (lost.value, lost.error) if lost else (None, None)
+        entries.append(price.as_dict() | dict(zip(("acceptance_loss", "acceptance_loss_error"), of_loss, strict=True)))
+    searched = {"suggestion": suggestion.as_dict()} if suggestion else {}
+    return {"about": about, "packages": {name: version(name) for name in _PACKAGES}, "recipes": entries, **searched}
 
 
 def cells(price: Price, prices: Sequence[Price]) -> list[str]:
     """A row of COLUMNS; what acceptance is lost is against fp32, where that is among `prices`."""
     base = _base(prices)
-    lost = price.acceptance_loss(base) if base else None
+    float_drafter = price.acceptance_float_drafter
     shares = [
-        "" if value is None else f"{value:.1%}" for value in (price.acceptance, lost, price.acceptance_float_drafter)
+        price.acceptance.estimate,
+        price.acceptance_loss(base) if base and base is not price else None,
+        float_drafter.estimate if float_drafter else None,
     ]
     times = [f"{1e3 * price.seconds[step]:.2f}" for step in ("decode", "verify", "draft")]
     tokens = "" if price.tokens_per_pass is None else f"{price.tokens_per_pass:.2f}"
-    text = [f"{price.perplexity:.3f}", f"{price.kl:.5f}", f"{price.top1:.1%}"]
-    return [price.recipe, size(price.bundle_bytes), *text, *shares, tokens, *times]
+    kl = price.kl.estimate
+    text = [f"{price.perplexity:.3f}", kl.shown(4) if kl else "", f"{price.top1:.1%}"]
+    accepted = [share.shown(1, percent=True) if share else "" for share in shares]
+    return [price.recipe, size(price.bundle_bytes), *text, *accepted, tokens, *times]
 
 
 def render(prices: Sequence[Price], about: dict[str, Any]) -> str:
@@ -72,7 +84,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _scatter(axes: Axes, prices: Sequence[Price]) -> None:
     for price in prices:
-        place = price.bundle_bytes / 1e6, max(price.kl, 1e-9)
+        place = price.bundle_bytes / 1e6, max(_value(price.kl), 1e-9)
         axes.scatter(*place, color="#1a73e8")
         axes.annotate(price.recipe, place, xytext=(4, 4), textcoords="offset points")
     axes.set_yscale("log")
@@ -81,6 +93,19 @@ def _scatter(axes: Axes, prices: Sequence[Price]) -> None:
 
 
 def _acceptance(axes: Axes, prices: Sequence[Price]) -> None:
-    axes.bar([price.recipe for price in prices], [price.acceptance or 0 for price in prices], color="#1a73e8")
+    axes.bar(
+        [price.recipe for price in prices],
+        [_value(price.acceptance) for price in prices],
+        yerr=[_error(price.acceptance) for price in prices],
+        color="#1a73e8",
+    )
     axes.set_ylim(0, 1)
     axes.set_ylabel("drafts accepted")
+
+
+def _value(counts: Ratio) -> float:
+    return counts.estimate.value if counts.estimate else 0.0
+
+
+def _error(counts: Ratio) -> float:
+    return (counts.estimate.error or 0.0) if counts.estimate else 0.0

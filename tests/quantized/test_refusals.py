@@ -151,3 +151,11 @@ def test_other_methods_are_refused_by_name(role: str, settings: dict[str, Any], 
 def test_no_adapter_is_merged_into_codes(mobile_pair: Checkpoints) -> None:
     with pytest.raises(UserError, match="into whose codes no adapter can be merged; give the bf16 model"):
         open_pair(str(mobile_pair[0]), str(mobile_pair[1]), ["adapter"])
+
+
+def test_no_mix_is_searched_for_codes(mobile_pair: Checkpoints, run, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"text": "import"}\n')
+    code, output, error = run("compare", *map(str, mobile_pair), "--prompts", str(prompts), "--suggest")
+    assert (code, output) == (2, "")
+    assert "holds codes, which are best kept as they are" in error
