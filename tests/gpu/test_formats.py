@@ -25,7 +25,7 @@ rules = [
   {tensors = "*", format = "int8"},
 ]
 """
-TOKENS = 14
+TOKENS = 10
 
 
 def test_mixed_formats_give_one_text_with_mtp_on_and_off(

@@ -160,6 +160,8 @@ def test_what_a_bundle_costs_beyond_its_sums_is_counted_with_the_next() -> None:
     second = smallest(PARTS, TRIALS, BOUNDS, [(first, price(0.022, 0.6))])
     assert chosen(second) == {"table": "int4"}
     assert second is not None
+    # With 0.018 nats more, none does.
+    assert chosen(smallest(PARTS, TRIALS, BOUNDS, [(first, price(0.036, 0.6))])) == {}
     # Its drafts are not taken: neither this nor anything that lowers it further is tried again.
     third = smallest(PARTS, TRIALS, BOUNDS, [(first, price(0.022, 0.6)), (second, price(0.007, 0.3))])
     assert chosen(third) == {"mlp": "int4"}
