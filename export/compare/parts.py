@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from ...quantize.formats import FP32, Storage
 from ...quantize.recipes import Recipe, Rule, TensorName
-from ..checkpoint.weights import Weight
-from ..graphs.storage import HasWeights, Stored, plan_storage, stored_bytes, tensor_name
+from ..graphs.storage import HasWeights, Stored, plan_storage, tensor_name, weight_bytes
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ _PARTS = (
 
 def parts_of(models: Mapping[str, HasWeights]) -> list[Part]:
     """The parts of a pair, with only those patterns that match some of its tensors."""
-    names = [name for _, _, name in _named(models)]
+    names = list(_names(models))
     found = []
     for part in _PARTS:
         rule = part.rule(FP32)
@@ -61,16 +60,16 @@ def stored_alone(
     """
     rule = part.rule(stored_as)
     stored = plan_storage(models, Recipe("one part", "", (rule, Rule(("*",), FP32))), backends)
-    size = sum(
-        stored_bytes(stored[model], weight)
-        for model, weight, name in _named(models)
-        if any(rule.takes(name, pattern) for pattern in rule.tensors)
-    )
+    size = 0
+    for model, weight, count in weight_bytes(models, stored):
+        name = tensor_name(model, models[model].config, weight)
+        if name and any(rule.takes(name, pattern) for pattern in rule.tensors):
+            size += count
     return stored, size
 
 
-def _named(models: Mapping[str, HasWeights]) -> Iterator[tuple[str, Weight, TensorName]]:
+def _names(models: Mapping[str, HasWeights]) -> Iterator[TensorName]:
     for model, plan in models.items():
         for weight in plan.weights.values():
             if name := tensor_name(model, plan.config, weight):
-                yield model, weight, name
+                yield name
