@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..quantize.recipes import DEFAULT, DEFAULT_FOR_CODES, Recipe, read_recipe
-from ..runtime.bundle.contract import is_placeholder
+from ..runtime.bundle.placeholder import is_placeholder
 from ..runtime.errors import UserError
 from .checkpoint.config import TargetConfig
-from .models.kv_cache import CACHE_DTYPES, CacheFormat
+from .models.kv_cache import CACHE_DTYPES, CacheFormat, cache_length, placeholder_length
 
 if TYPE_CHECKING:  # It imports torch, which commands that only run bundles do without.
     from .checkpoint.pair import Pair
@@ -17,7 +17,10 @@ if TYPE_CHECKING:  # It imports torch, which commands that only run bundles do w
 # LiteRT-LM drops a prefill longer than the room that is left, so one that always fits must be among them.
 SHORT_PREFILL = 8
 DEFAULT_PREFILL_LENGTHS = (128, 1024)
-DEFAULT_CONTEXT_LENGTH = 4096
+# The longest context that an app can choose, in the class of Google's own bundles (32,003 is a prime).
+DEFAULT_CONTEXT_LENGTH = 32_002
+# What a bundle takes where nobody chooses, and a fixed context has by default: caches cost memory.
+MODEST_CONTEXT_LENGTH = 4096
 # A verify pass of 4 tokens fills one tile of XNNPACK's kernels on ARM64 and AVX2; the fifth row pays for a second one.
 DEFAULT_DRAFT_TOKENS = 3
 _MAX_DRAFT_TOKENS = 15
@@ -31,7 +34,8 @@ BACKENDS = ("cpu", "gpu")
 class ExportOptions:
     """Resolved options of one export.
 
-    `context_length` is the advertised maximum of prompt and answer together, in tokens; `prefill_lengths` ascend.
+    `context_length` is the longest context, prompt and answer together, that can be chosen when the bundle is loaded,
+    in tokens, or the only one where `fixed_context`; `prefill_lengths` ascend.
     `draft_tokens` is what LiteRT-LM drafts per round; `verify_lengths`, ascending, are further draft lengths that a
     runtime may choose from. `activations`, one of ACTIVATIONS, is what a GPU computes in; None lets LiteRT-LM
     choose. `backends`, in the order of BACKENDS, are those that target and drafter are for. `kv_cache` is how
@@ -46,6 +50,19 @@ class ExportOptions:
     activations: str | None = None
     backends: tuple[str, ...] = BACKENDS
     kv_cache: CacheFormat = "fp32"
+    fixed_context: bool = False
+
+    @property
+    def advertised_context(self) -> int:
+        """The context of a bundle for which nobody chooses another, in tokens."""
+        return self.context_length if self.fixed_context else min(self.context_length, MODEST_CONTEXT_LENGTH)
+
+    @property
+    def slots(self) -> int:
+        """Length of every cache in the graphs."""
+        if self.fixed_context:
+            return cache_length(self.context_length, self.longest_draft)
+        return placeholder_length(self.context_length)
 
     @property
     def longest_draft(self) -> int:
@@ -69,6 +86,7 @@ def resolve_options(
     activations: str | None = None,
     backends: tuple[str, ...] = BACKENDS,
     kv_cache: CacheFormat = "fp32",
+    fixed_context: bool = False,
 ) -> ExportOptions:
     """Options with defaults filled in from the target's limits.
 
@@ -102,7 +120,8 @@ def resolve_options(
             " it out"
         )
     longest = config.max_position_embeddings
-    context = context_length if context_length is not None else min(DEFAULT_CONTEXT_LENGTH, longest)
+    usual = MODEST_CONTEXT_LENGTH if fixed_context else DEFAULT_CONTEXT_LENGTH
+    context = context_length if context_length is not None else min(usual, longest)
     shortest = SHORT_PREFILL + max(draft_tokens, *verify_lengths, 0) + 1
     if not shortest <= context <= longest:
         raise UserError(
@@ -131,4 +150,5 @@ def resolve_options(
         activations,
         tuple(backend for backend in BACKENDS if backend in backends),
         kv_cache,
+        fixed_context,
     )

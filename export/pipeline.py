@@ -29,7 +29,7 @@ from .graphs.plan import plan_models
 from .graphs.skeleton_cache import SkeletonCache
 from .graphs.storage import plan_storage
 from .kv_scales import scales_from_norms, scales_from_prompts
-from .models.kv_cache import KVSignature, cache_length, check_shared, kv_signature
+from .models.kv_cache import KVSignature, check_shared, kv_signature
 from .options import ACTIVATIONS, BACKENDS, ExportOptions
 from .progress import Reporter
 from .staging import names_failure, remove_unfinished, staged_folder
@@ -87,8 +87,7 @@ def export(
         reporter.say(line)
     for warning in text.warnings:
         reporter.say(f"{pair.target.folder.name}: {warning}")
-    length = cache_length(options.context_length, options.longest_draft)
-    kv = kv_signature(pair.target_config, pair.drafter_config, length, options.kv_cache)
+    kv = kv_signature(pair.target_config, pair.drafter_config, options.slots, options.kv_cache)
     models = plan_models(pair, kv, options)
     for model in models.values():
         model.checkpoint.check(model.weights.values())
@@ -111,13 +110,13 @@ def export(
     scales = _cache_scales(pair, kv, kv_cache_prompts, chat_template, reporter)
     parts = BundleParts(
         text.tokenizer,
-        llm_metadata(text, options.context_length),
+        llm_metadata(text, options.advertised_context),
         executor_metadata(pair.target_config, kv),
         ACTIVATIONS[options.activations] if options.activations else None,
         ",".join(options.backends) if options.backends != BACKENDS else None,
         {TEMPLATE_NOTE: verdict(adapted)},
     )
-    assembly = Assembly(pair, models, stored, scales, reporter, cache, show_converter_output)
+    assembly = Assembly(pair, kv, models, stored, scales, reporter, cache, show_converter_output)
     assembly.expect()
     with staged_folder(out) as staging:
         bundle = staging / BUNDLE_NAME

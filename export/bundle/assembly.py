@@ -14,10 +14,12 @@ from ..graphs.bind import BoundModel, bind, share_weight, write_model
 from ..graphs.blocks import SLOTS_PER_BLOCK, loop_over_blocks
 from ..graphs.cache_scales import set_cache_scales
 from ..graphs.convert import Conversion, conversion
+from ..graphs.lengths import measure_caches
 from ..graphs.plan import ModelPlan
 from ..graphs.skeleton import merge
 from ..graphs.skeleton_cache import SkeletonCache
 from ..graphs.storage import Stored, shares_table
+from ..models.kv_cache import KVSignature
 from ..parallel import Background, background
 from ..progress import Advance, Expected, Reporter
 from ..staging import names_failure
@@ -39,6 +41,7 @@ class Assembly:
     """
 
     pair: Pair
+    kv: KVSignature
     models: Mapping[str, ModelPlan]
     stored: Stored
     scales: Mapping[str, float]
@@ -145,6 +148,8 @@ class Assembly:
         model = self.models[name]
         skeleton = merge([traced[signature.name] for signature in model.signatures])
         set_cache_scales(skeleton, self.scales)
+        if self.kv.is_placeholder:
+            measure_caches(skeleton, self.kv.length)
         loop_over_blocks(skeleton, self.pair.target_config.sliding.window or SLOTS_PER_BLOCK)
         first = EMBEDDING if self._shares_table and name == PREFILL_DECODE else None
         return bind(skeleton, model.weights, self.stored[name], first)

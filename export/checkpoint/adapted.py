@@ -39,7 +39,7 @@ class AdaptedCheckpoint(Checkpoint):
         super().__init__(source)
         self.adapters = [Adapter(adapter) for adapter in adapters]
         config = read_target_config(self.config, str(self.path("config.json")))
-        listed = (*decode_weights(config, 1), *embedder_weights(config), *per_layer_embedder_weights(config))
+        listed = (*decode_weights(config), *embedder_weights(config), *per_layer_embedder_weights(config))
         shapes = {weight.source: weight.source_shape for weight in listed if weight.source}
         shapes[HEAD] = shapes[EMBEDDING]
         self._tied = not super().has(HEAD)

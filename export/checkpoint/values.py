@@ -9,11 +9,12 @@ from functools import partial
 import numpy as np
 import torch
 
+from ...runtime.bundle.names import ROPE_STRIDE, ROPE_TABLES
 from ...runtime.errors import UserError
 from ...runtime.parity.weights.codes import Codes
 from .config import LAYER_TYPES, AttentionConfig, DecoderConfig
 from .files import Checkpoint
-from .weights import HEAD_ROWS, INVERSE_ORDERING, ROPE_TABLES, TOKEN_ORDERING, Weight
+from .weights import HEAD_ROWS, INVERSE_ORDERING, TOKEN_ORDERING, Weight
 
 # Float32 bytes of a weight that are worked on at a time: what stays in a processor's caches. Quantizing 128 MB at once
 # took 25 ns a value, two megabytes 1 ns (a core with 1 MB of its own and a share of 32).
@@ -46,9 +47,10 @@ def weight_parts(
         UserError: as of `read_weight`; most of them when a part is read.
     """
     for layer_type in LAYER_TYPES:
-        if weight.name == ROPE_TABLES[layer_type]:
-            yield partial(_rope_blocks, config.attention_of(layer_type), weight.shape[0])
-            return
+        for name, step in zip(ROPE_TABLES[layer_type], (1, ROPE_STRIDE), strict=True):
+            if weight.name == name:
+                yield partial(_rope_blocks, config.attention_of(layer_type), weight.shape[0], step)
+                return
     if weight.source is None:
         raise ValueError(f"{weight.name} comes neither from the checkpoint nor from the configuration")
     if weight.name == INVERSE_ORDERING:
@@ -77,17 +79,21 @@ def code_parts(
         yield partial(_code_blocks, checkpoint, weight.source, rows, step, bits)
 
 
-def rope_table(attention: AttentionConfig, length: int) -> torch.Tensor:
-    """Cosines then sines of positions 0..length-1 for the pairs that turn, float32 `[length, 2 * rotated_pairs]`.
+def rope_table(attention: AttentionConfig, rows: int, step: int) -> torch.Tensor:
+    """Cosines then sines of every `step`-th position for the pairs that turn, float32 `[rows, 2 * rotated_pairs]`.
 
-    Frequencies are `rope_theta ** (-2i / head_dim)`: proportional RoPE divides by the whole head size, however few of
-    its pairs turn (transformers, `_compute_proportional_rope_parameters`). A table keeps them exact where a backend
-    computes in float16, which cannot even hold positions above 2,048.
+    Graphs add the angles of a row of the fine table (`step` 1, ROPE_STRIDE rows) and of one of the coarse table (`step`
+    ROPE_STRIDE), so neither grows with the context. Frequencies are `rope_theta ** (-2i / head_dim)`: proportional RoPE
+    divides by the whole head size, however few of its pairs turn (transformers,
+    `_compute_proportional_rope_parameters`). Tables keep them exact where a backend computes in float16, which cannot
+    even hold positions above 2,048.
     """
     pairs = torch.arange(0, 2 * attention.rotated_pairs, 2, dtype=torch.int64).float()
     frequencies = 1.0 / (attention.rope_theta ** (pairs / attention.head_dim))
-    angles = torch.arange(length, dtype=torch.float32)[:, None] * frequencies
-    return torch.cat((angles.cos(), angles.sin()), dim=-1)
+    # transformers rounds angles to float32; the fine table does so too, while the coarse one is the more exact.
+    kind = torch.float32 if step == 1 else torch.float64
+    angles = torch.arange(0, rows * step, step, dtype=kind)[:, None] * frequencies.to(kind)
+    return torch.cat((angles.cos(), angles.sin()), dim=-1).float()
 
 
 def inverse_ordering(token_ordering: torch.Tensor) -> torch.Tensor:
@@ -130,8 +136,8 @@ def _blocks(checkpoint: Checkpoint, source: str, rows: Sequence[int], step: int)
         yield values
 
 
-def _rope_blocks(attention: AttentionConfig, length: int) -> Iterator[np.ndarray]:
-    yield rope_table(attention, length).numpy()
+def _rope_blocks(attention: AttentionConfig, rows: int, step: int) -> Iterator[np.ndarray]:
+    yield rope_table(attention, rows, step).numpy()
 
 
 def _inverse_ordering(checkpoint: Checkpoint) -> Iterator[np.ndarray]:

@@ -10,13 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from ...runtime.bundle.names import HEAD_ROWS, HEAD_SCALES, INVERSE_ORDERING, ROPE_FULL, ROPE_SLIDING
-from .config import DecoderConfig, DrafterConfig, LayerType, TargetConfig
+from ...runtime.bundle.names import HEAD_ROWS, HEAD_SCALES, INVERSE_ORDERING, ROPE_STRIDE, ROPE_TABLES
+from .config import DecoderConfig, DrafterConfig, TargetConfig
 
 # The embedding, and the head where a checkpoint has its own.
 EMBEDDING, HEAD = "embed_tokens.weight", "lm_head.weight"
-# Weights that are made at export; all others have the name of the checkpoint tensor they come from.
-ROPE_TABLES: dict[LayerType, str] = {"sliding_attention": ROPE_SLIDING, "full_attention": ROPE_FULL}
 CENTROIDS = "masked_embedding.centroids.weight"
 TOKEN_ORDERING = "masked_embedding.token_ordering"
 
@@ -56,10 +54,13 @@ def _plain(name: str, shape: tuple[int, ...], role: Role) -> Weight:
     return Weight(name, shape, role, name, shape)
 
 
-def _rope_tables(config: DecoderConfig, length: int) -> Iterator[Weight]:
+def _rope_tables(config: DecoderConfig, positions: int) -> Iterator[Weight]:
+    """Two tables a layer type, whose lengths depend on the model alone: see `rope_table` in values.py."""
+    rows = (ROPE_STRIDE, -(-positions // ROPE_STRIDE))
     for layer_type in sorted(set(config.layer_types)):
-        shape = (length, 2 * config.attention_of(layer_type).rotated_pairs)
-        yield Weight(ROPE_TABLES[layer_type], shape, Role.EXACT, None, shape)
+        for name, length in zip(ROPE_TABLES[layer_type], rows, strict=True):
+            shape = (length, 2 * config.attention_of(layer_type).rotated_pairs)
+            yield Weight(name, shape, Role.EXACT, None, shape)
 
 
 def _layer(config: DecoderConfig, layer: int, *, kv: bool, output: bool) -> Iterator[Weight]:
@@ -96,24 +97,24 @@ def _per_layer_input(config: TargetConfig) -> Iterator[Weight]:
     yield _plain("per_layer_projection_norm.weight", (config.ple_dim,), Role.EXACT)
 
 
-def prefill_weights(config: TargetConfig, length: int) -> list[Weight]:
+def prefill_weights(config: TargetConfig) -> list[Weight]:
     """What prefill runs: the KV-producing layers, of the last one only keys and values."""
     last = config.own_kv_layers - 1
     layers = [weight for layer in range(last) for weight in _layer(config, layer, kv=True, output=True)]
     return [
-        *_rope_tables(config, length),
+        *_rope_tables(config, config.max_position_embeddings),
         *_per_layer_input(config),
         *layers,
         *_layer(config, last, kv=True, output=False),
     ]
 
 
-def decode_weights(config: TargetConfig, length: int) -> list[Weight]:
+def decode_weights(config: TargetConfig) -> list[Weight]:
     """What decode and verify run: the whole target but its embeddings, with its head."""
     own = config.own_kv_layers
     layers = [w for layer in range(config.layers) for w in _layer(config, layer, kv=layer < own, output=True)]
     return [
-        *_rope_tables(config, length),
+        *_rope_tables(config, config.max_position_embeddings),
         *_per_layer_input(config),
         *layers,
         _plain("norm.weight", (config.hidden_size,), Role.EXACT),
@@ -132,11 +133,11 @@ def per_layer_embedder_weights(config: TargetConfig) -> list[Weight]:
     return [_plain("embed_tokens_per_layer.weight", shape, Role.TABLE)]
 
 
-def drafter_weights(config: DrafterConfig, length: int) -> list[Weight]:
-    """The whole drafter, with its head in cluster order or dense."""
+def drafter_weights(config: DrafterConfig, positions: int) -> list[Weight]:
+    """The whole drafter, with its head in cluster order or dense; `positions` are the target's."""
     hidden, backbone, vocabulary = config.hidden_size, config.backbone_hidden_size, config.vocab_size
     weights = [
-        *_rope_tables(config, length),
+        *_rope_tables(config, positions),
         _plain("pre_projection.weight", (hidden, 2 * backbone), Role.LINEAR),
         *(w for layer in range(config.layers) for w in _layer(config, layer, kv=False, output=True)),
         _plain("norm.weight", (hidden,), Role.EXACT),

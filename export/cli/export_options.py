@@ -16,6 +16,7 @@ from ..options import (
     DEFAULT_CONTEXT_LENGTH,
     DEFAULT_DRAFT_TOKENS,
     DEFAULT_PREFILL_LENGTHS,
+    MODEST_CONTEXT_LENGTH,
     SHORT_PREFILL,
 )
 from ..progress import Reporter
@@ -71,7 +72,14 @@ def export_options(command: Callable[..., None]) -> Callable[..., None]:
             ),
             click.option(
                 "--context-length", type=int, metavar="TOKENS",
-                help=f"Prompt and answer together.  [default: {DEFAULT_CONTEXT_LENGTH}, or the model's maximum]",
+                help="The longest context, prompt and answer together, that can be chosen when the bundle is loaded; "
+                f"{MODEST_CONTEXT_LENGTH} where nobody does.  "
+                f"[default: {DEFAULT_CONTEXT_LENGTH}, or the model's maximum]",
+            ),
+            click.option(
+                "--fixed-context", is_flag=True,
+                help="Let nobody choose: the context is --context-length, "
+                f"{MODEST_CONTEXT_LENGTH} by default, and caches are a little longer.",
             ),
             click.option(
                 "--kv-cache", type=click.Choice(list(CACHE_DTYPES)), default="fp32", show_default=True,
@@ -124,6 +132,7 @@ def run_export(
     backends: tuple[str, ...],
     num_draft_tokens: int,
     context_length: int | None,
+    fixed_context: bool,
     prefill_lengths: tuple[int, ...] | None,
     verify_lengths: tuple[int, ...] | None,
     kv_cache: CacheFormat,
@@ -153,6 +162,7 @@ def run_export(
         activations=activations,
         backends=backends,
         kv_cache=kv_cache,
+        fixed_context=fixed_context,
     )
     calibration = read_prompts(kv_cache_prompts) if kv_cache_prompts else ()
     if not reporter.quiet:

@@ -9,7 +9,6 @@ into the flatbuffer, as litert-torch cannot export a loop.
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from ai_edge_litert import schema_py_generated as schema
 from flatbuffers import flexbuffers
 
 from ...runtime.bundle.flatbuffer import operator_code, operator_name
+from .writer import GraphWriter, shape_of
 
 # Where a model has no sliding window to tell.
 SLOTS_PER_BLOCK = 512
@@ -71,12 +71,12 @@ def _block_product(model: Any, decomposition: Any, block: int, *, is_value: bool
     graph = deepcopy(decomposition)
     graph.name = b"block_product"
     lhs, cache, parameters = (int(tensor) for tensor in graph.inputs)
-    writer = _Writer(model, graph)
+    writer = GraphWriter(model, graph)
     all_slots, all_shares = writer.like(cache), writer.like(lhs)
     _shorten(model, graph, {cache: 3, lhs: 3} if is_value else {cache: 2}, block)
     operators, graph.operators = graph.operators, []
     slot, start = writer.scalar_of(parameters, [0, 0, 0, 0], 4), writer.tensor([], _I)
-    last = writer.last_block(all_slots, axis, block)
+    last = writer.last_start(all_slots, axis, block)
     writer.add("MINIMUM", [slot, last], [start], schema.MaximumMinimumOptionsT())
     writer.slice(all_slots, axis, start, cache)
     if is_value:
@@ -97,11 +97,11 @@ def _run_loop(model: Any, graph: Any, body: int, block: int, axis: int) -> None:
     lhs, cache, parameters = (int(tensor) for tensor in graph.inputs)
     out = int(graph.outputs[0])
     graph.operators = []
-    writer = _Writer(model, graph)
+    writer = GraphWriter(model, graph)
     end = writer.scalar_of(parameters, [0, 0, 0, _END], 4)
-    last = writer.last_block(cache, axis, block)
+    last = writer.last_start(cache, axis, block)
     zeros = writer.like(out)
-    dims = writer.integers(_shape(graph.tensors[out]))
+    dims = writer.integers(shape_of(graph.tensors[out]))
     writer.add("FILL", [dims, writer.constant(np.float32(0), _F)], [zeros], schema.FillOptionsT())
     loop: Any = schema.WhileOptionsT()
     loop.bodySubgraphIndex, loop.condSubgraphIndex = body, body + 1
@@ -114,9 +114,9 @@ def _run_loop(model: Any, graph: Any, body: int, block: int, axis: int) -> None:
     )
 
 
-def _loop_state(model: Any, name: bytes, state: list[Any]) -> tuple[_Writer, list[int]]:
+def _loop_state(model: Any, name: bytes, state: list[Any]) -> tuple[GraphWriter, list[int]]:
     """A graph and its inputs: slot, end, last slot where a block can begin, the composite's three, product so far."""
-    writer = _Writer.new(model, name)
+    writer = GraphWriter.new(model, name)
     inputs = [writer.tensor([], _I) for _ in range(3)]
     writer.graph.tensors += deepcopy(state)
     return writer, [*inputs, 3, 4, 5, 6]
@@ -139,7 +139,7 @@ def _body(
     # LiteRT-LM keeps tensors of these names where the composite's kernel wants them.
     writer.graph.tensors[cache].name = b"kv_cache_v_0" if is_value else b"kv_cache_k_0"
     writer.graph.tensors[parameters].name = b"param_tensor"
-    part = writer.tensor(_shape(product.tensors[int(product.outputs[0])]), _F)
+    part = writer.tensor(shape_of(product.tensors[int(product.outputs[0])]), _F)
     operator = deepcopy(composite)
     operator.inputs, operator.outputs = [lhs, cache, parameters], [part]
     operator.builtinOptions2.decompositionSubgraphIndex = product_index
@@ -166,104 +166,14 @@ def _shorten(model: Any, graph: Any, axes: dict[int, int], block: int) -> None:
             if axes.get(read[1]) == 2:
                 axes[out] = 3
             continue
-        along = [axes[tensor] for tensor in read if tensor in axes and _same_shape(graph, tensor, out)]
+        along = [axes[tensor] for tensor in read if tensor in axes and _sameshape_of(graph, tensor, out)]
         if along:
             axes[out] = along[0]
     for tensor, axis in axes.items():
-        shape = _shape(graph.tensors[tensor])
+        shape = shape_of(graph.tensors[tensor])
         shape[axis] = block
         graph.tensors[tensor].shape = np.array(shape, np.int32)
 
 
-def _same_shape(graph: Any, one: int, other: int) -> bool:
-    return _shape(graph.tensors[one]) == _shape(graph.tensors[other])
-
-
-def _shape(tensor: Any) -> list[int]:
-    return [int(size) for size in tensor.shape]
-
-
-@dataclass
-class _Writer:
-    """Adds tensors and operators to a graph of `model`."""
-
-    model: Any
-    graph: Any
-
-    @classmethod
-    def new(cls, model: Any, name: bytes) -> _Writer:
-        graph: Any = schema.SubGraphT()
-        graph.name, graph.tensors, graph.operators = name, [], []
-        return cls(model, graph)
-
-    def tensor(self, shape: list[int], kind: int, buffer: int = 0) -> int:
-        tensor: Any = schema.TensorT()
-        tensor.shape, tensor.type, tensor.buffer = np.array(shape, np.int32), kind, buffer
-        tensor.name, tensor.hasRank = f"blocks_{len(self.graph.tensors)}".encode(), True
-        self.graph.tensors.append(tensor)
-        return len(self.graph.tensors) - 1
-
-    def like(self, tensor: int) -> int:
-        """A tensor of the shape, type and scales of another one."""
-        same = self.graph.tensors[tensor]
-        index = self.tensor(_shape(same), same.type)
-        self.graph.tensors[index].quantization = same.quantization
-        return index
-
-    def constant(self, values: np.ndarray | np.generic, kind: int) -> int:
-        buffer: Any = schema.BufferT()
-        buffer.data = np.frombuffer(values.tobytes(), np.uint8)
-        self.model.buffers.append(buffer)
-        return self.tensor(list(values.shape), kind, len(self.model.buffers) - 1)
-
-    def integers(self, values: Any) -> int:
-        return self.constant(np.array(values, np.int32), _I)
-
-    def add(self, name: str, read: list[int], written: list[int], options: Any) -> None:
-        operator: Any = schema.OperatorT()
-        operator.opcodeIndex = self._code(getattr(schema.BuiltinOperator, name))
-        operator.inputs, operator.outputs = read, written
-        if options is not None:
-            kind = type(options).__name__.removesuffix("T")
-            operator.builtinOptions, operator.builtinOptionsType = options, getattr(schema.BuiltinOptions, kind)
-        self.graph.operators.append(operator)
-
-    def scalar_of(self, tensor: int, begin: list[int], rank: int) -> int:
-        """The element of `tensor` at `begin`, as a scalar."""
-        one, scalar = self.tensor([1] * rank, _I), self.tensor([], _I)
-        self.add("SLICE", [tensor, self.integers(begin), self.integers([1] * rank)], [one], schema.SliceOptionsT())
-        reshape: Any = schema.ReshapeOptionsT()
-        reshape.newShape = []
-        self.add("RESHAPE", [one, self.integers(np.zeros(0))], [scalar], reshape)
-        return scalar
-
-    def begin(self, axis: int, start: int) -> int:
-        """int32 `[4]`: `start` on `axis`, else 0."""
-        places, begin = [self.integers(0)] * 4, self.tensor([4], _I)
-        places[axis] = start
-        pack: Any = schema.PackOptionsT()
-        pack.valuesCount, pack.axis = 4, 0
-        self.add("PACK", places, [begin], pack)
-        return begin
-
-    def slice(self, tensor: int, axis: int, start: int, out: int) -> None:
-        sizes = self.integers(_shape(self.graph.tensors[out]))
-        self.add("SLICE", [tensor, self.begin(axis, start), sizes], [out], schema.SliceOptionsT())
-
-    def last_block(self, cache: int, axis: int, block: int) -> int:
-        """The last slot at which a block fits into the cache, whatever its length when the model is loaded."""
-        shape, last = self.tensor([4], _I), self.tensor([], _I)
-        as_integers: Any = schema.ShapeOptionsT()
-        as_integers.outType = _I
-        self.add("SHAPE", [cache], [shape], as_integers)
-        self.add("SUB", [self.scalar_of(shape, [axis], 1), self.integers(block)], [last], schema.SubOptionsT())
-        return last
-
-    def _code(self, builtin: int) -> int:
-        for index, code in enumerate(self.model.operatorCodes):
-            if code.builtinCode == builtin:
-                return index
-        code: Any = schema.OperatorCodeT()
-        code.builtinCode, code.deprecatedBuiltinCode, code.version = builtin, min(builtin, 127), 1
-        self.model.operatorCodes.append(code)
-        return len(self.model.operatorCodes) - 1
+def _sameshape_of(graph: Any, one: int, other: int) -> bool:
+    return shape_of(graph.tensors[one]) == shape_of(graph.tensors[other])

@@ -53,10 +53,10 @@ class Signature:
     weights: tuple[Weight, ...]
 
 
-def _step_inputs(tokens: int, length: int) -> dict[str, TensorSpec]:
+def _step_inputs(tokens: int, columns: int) -> dict[str, TensorSpec]:
     return {
         "input_pos": TensorSpec((tokens,), torch.int32),
-        "mask": TensorSpec((1, 1, tokens, length)),
+        "mask": TensorSpec((1, 1, tokens, columns)),
         PARAM_TENSOR: TensorSpec(PARAM_TENSOR_SHAPE, torch.int32),
     }
 
@@ -66,11 +66,11 @@ def _caches(shapes: dict[str, tuple[int, ...]], kv: KVSignature) -> dict[str, Te
     return {name: TensorSpec(shape, dtype) for name, shape in shapes.items()}
 
 
-def _target_inputs(config: TargetConfig, kv: KVSignature, tokens: int) -> dict[str, TensorSpec]:
+def _target_inputs(config: TargetConfig, kv: KVSignature, tokens: int, columns: int) -> dict[str, TensorSpec]:
     return {
         "embeddings": TensorSpec((1, tokens, config.hidden_size)),
         "per_layer_embeddings": TensorSpec((1, tokens, config.layers, config.ple_dim)),
-        **_step_inputs(tokens, kv.length),
+        **_step_inputs(tokens, columns),
         **_caches(kv.target_shapes(), kv),
     }
 
@@ -119,16 +119,22 @@ def target_signatures(
     `verify_N` of N + 1 tokens for each further draft length N.
     """
     model = TargetModel(config, kv)
-    prefill_side = tuple(prefill_weights(config, kv.length))
-    decode_side = tuple(decode_weights(config, kv.length))
+    prefill_side = tuple(prefill_weights(config))
+    decode_side = tuple(decode_weights(config))
     prefills = [
-        Signature(f"prefill_{tokens}", partial(_prefill, model), _target_inputs(config, kv, tokens), prefill_side)
+        Signature(
+            f"prefill_{tokens}", partial(_prefill, model), _target_inputs(config, kv, tokens, kv.length), prefill_side
+        )
         for tokens in prefill_lengths
     ]
     passes = {"decode": 1, "verify": draft_tokens + 1}
     passes |= {f"verify_{length}": length + 1 for length in verify_lengths}
+    # LiteRT-LM fills a mask's rows beyond the context's end, past the last row's, where they have no room for that.
+    columns = {
+        name: 2 * kv.length if kv.is_placeholder and tokens > 1 else kv.length for name, tokens in passes.items()
+    }
     decodes = [
-        Signature(name, partial(_decode, model), _target_inputs(config, kv, tokens), decode_side)
+        Signature(name, partial(_decode, model), _target_inputs(config, kv, tokens, columns[name]), decode_side)
         for name, tokens in passes.items()
     ]
     return [*prefills, *decodes]
@@ -142,7 +148,7 @@ def drafter_signature(target: TargetConfig, config: DrafterConfig, kv: KVSignatu
         **_caches(kv.drafter_shapes(), kv),
     }
     function = partial(_draft, DrafterModel(config, target, kv))
-    return Signature(MTP_DRAFTER, function, inputs, tuple(drafter_weights(config, kv.length)))
+    return Signature(MTP_DRAFTER, function, inputs, tuple(drafter_weights(config, target.max_position_embeddings)))
 
 
 def embedder_signature(config: TargetConfig) -> Signature:

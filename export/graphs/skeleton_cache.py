@@ -35,12 +35,14 @@ TRACED_SOURCES = (
     "export/models/embedders.py",
     "export/models/kv_cache.py",
     "export/models/layers.py",
+    "export/models/lowerings.py",
     "export/models/norm.py",
     "export/models/pieces.py",
     "export/models/target.py",
     "export/models/windowed.py",
     "runtime/bundle/flatbuffer.py",
     "runtime/bundle/names.py",
+    "runtime/bundle/placeholder.py",
 )
 _DIGEST = 64  # Hexadecimal digits of a SHA-256; they and a line feed stand before the flatbuffer.
 _PART = ".part-"

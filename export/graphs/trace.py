@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from ...runtime.bundle.flatbuffer import pack, parse
-from ..models import norm, windowed
+from ..models import lowerings, norm
 from .joining.join import join
 from .joining.kit import Kit
 from .joining.recording import record
@@ -49,7 +49,7 @@ def given_names(signature: Signature) -> list[str]:
 def register_lowerings() -> None:
     """Tell the converter how to write this project's own operators; to be called before tracing."""
     norm.register_lowering()
-    windowed.register_lowering()
+    lowerings.register_lowering()
 
 
 def to_flatbuffer(name: str, module: torch.nn.Module, samples: dict[str, Tensors]) -> bytes:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from .lowerings import dynamic_slice
 from .windowed import Window, windowed_scores, windowed_values
 
 # Far below any score, yet inside float16: a row that is masked whole (prefill's padding) must not turn into NaN.
@@ -29,8 +30,10 @@ def cache_update(
     cache_key: torch.Tensor,
     cache_value: torch.Tensor,
     start: torch.Tensor,
+    *,
+    may_overrun: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Write T contiguous rows into both caches, from slot `start`.
+    """Write T contiguous rows into both caches, from slot `start`; with `may_overrun`, those that still have a slot.
 
     Args:
         new_key: float32 `[1, kv_heads, T, head_dim]`.
@@ -66,9 +69,34 @@ def cache_update(
     unused = (param_tensor.sum() * 0).to(new_key.dtype)
     key_rows = (new_key + unused).to(cache_key.dtype)
     value_rows = (new_value.transpose(2, 3) + unused).to(cache_value.dtype)
+    if may_overrun:
+        start = key_indices[2]
+        zero = torch.zeros_like(start)
+        key_rows, begin = _fitting_rows(key_rows, cache_key, start, axis=2)
+        value_rows, _ = _fitting_rows(value_rows, cache_value, start, axis=3)
+        key_indices, value_indices = torch.stack([zero, zero, begin, zero]), torch.stack([zero, zero, zero, begin])
     updated_key = dynamic_update_slice(cache_key, key_rows, list(key_indices))
     updated_value = dynamic_update_slice(cache_value, value_rows, list(value_indices))
     return builder.mark_outputs(updated_key, updated_value)
+
+
+def _fitting_rows(
+    rows: torch.Tensor, cache: torch.Tensor, start: torch.Tensor, axis: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What to write and where, so that `rows` end up from slot `start` on as far as `cache` reaches.
+
+    An update always writes all T rows, so at the end it begins earlier: with old rows, then as many new ones as fit.
+    """
+    count, sizes = rows.shape[axis], list(rows.shape)
+    zero = torch.zeros_like(start)
+
+    def at(slot: torch.Tensor) -> list[torch.Tensor]:
+        return [slot if place == axis else zero for place in range(4)]
+
+    begin = start.clamp(max=cache.shape[axis] - count)
+    before = dynamic_slice(cache, at((start - count).clamp(min=0)), sizes)
+    together = torch.cat((before, rows), dim=axis)
+    return dynamic_slice(together, at(count - (start - begin)), sizes), begin
 
 
 def query_key_product(
@@ -126,11 +154,13 @@ def masked_scores(scores: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return torch.where(mask == 0, scores, MASKED)
 
 
-def window_mask(mask: torch.Tensor, positions: torch.Tensor, window: int) -> torch.Tensor:
-    """`mask` `[1, 1, T, L]` with the columns that lie `window` or more slots behind each query masked as well.
+def window_mask(mask: torch.Tensor, length: int, window: int) -> torch.Tensor:
+    """The causal `mask` `[1, 1, T, L]` with the columns that lie `window` or more slots behind each query masked too.
 
-    `positions` is int32 `[T]`: the slot of each query.
+    Such a column is one that stays unmasked `window` columns further on. Nothing here has L as a constant, so the mask
+    follows a context that is chosen when the model is loaded; one of `[1, 1, T, 2 * L]` has those columns already.
     """
-    columns = torch.arange(mask.shape[-1], dtype=torch.int32)
-    distance = positions.view(1, 1, -1, 1) - columns  # [1, 1, T, L]
-    return torch.where(distance < window, mask, MASKED)
+    causal = mask[..., :length]
+    if mask.shape[-1] == length:
+        mask = torch.cat((mask, mask.clamp(max=MASKED)), dim=-1)  # [1, 1, T, 2 * L]
+    return torch.where(mask[..., window : window + length] == 0, MASKED, causal)

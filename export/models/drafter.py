@@ -58,7 +58,7 @@ class DrafterModel:
         """
         config = self.config
         by_layer = {cache.layer: (caches[cache.key_name], caches[cache.value_name]) for cache in self.kv.drafter}
-        step = pieces.once(begin_step, config, weights, input_pos, mask, param_tensor)
+        step = pieces.once(begin_step, config, weights, input_pos, mask, param_tensor, self.kv.length)
         x = pieces.once(_layers_input, config, weights, activations)
         for layer in range(config.layers):
             kind, cache = config.layer_types[layer], by_layer[drafter_source(self.target, config, layer)]

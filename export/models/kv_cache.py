@@ -6,10 +6,12 @@ of Google's bundles and of litert-torch.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Literal
 
 from ...runtime.bundle.names import key_name, value_name
+from ...runtime.bundle.placeholder import is_placeholder
 from ...runtime.errors import UserError
 from ..checkpoint.config import DecoderConfig, DrafterConfig, TargetConfig
 
@@ -22,9 +24,15 @@ _LENGTH_MULTIPLE = 16
 
 
 def cache_length(context_length: int, longest_draft: int) -> int:
-    """Slots L of every cache: verify may write `longest_draft + 1` rows past the advertised context."""
+    """Slots L of every cache of a fixed context: verify may write `longest_draft + 1` rows past it."""
     needed = context_length + longest_draft + 1
     return -(-needed // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE
+
+
+def placeholder_length(context_length: int) -> int:
+    """Slots L of every cache where the context is chosen at load, up to `context_length`: a prime above it, which
+    LiteRT-LM replaces by what it is asked for."""
+    return next(length for length in itertools.count(context_length + 1) if is_placeholder(length))
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,11 @@ class KVSignature:
     target: tuple[LayerCache, ...]
     drafter: tuple[LayerCache, ...]
     format: CacheFormat = "fp32"
+
+    @property
+    def is_placeholder(self) -> bool:
+        """Whether the length is one that LiteRT-LM replaces when it loads the bundle."""
+        return is_placeholder(self.length)
 
     @property
     def dtype(self) -> str:

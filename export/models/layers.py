@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
+from ...runtime.bundle.names import ROPE_STRIDE, ROPE_TABLES
 from ..checkpoint.config import DecoderConfig, LayerType
-from ..checkpoint.weights import ROPE_TABLES
 from .cache_ops import cache_update, masked_scores, query_key_product, weight_value_product, window_mask
+from .lowerings import integer_quotient
 from .norm import rms_norm
 from .windowed import Window
 
@@ -35,32 +36,59 @@ def rotate(x: torch.Tensor, rope: torch.Tensor) -> torch.Tensor:
     return torch.cat((turned[0], x[..., pairs:half], turned[1], x[..., half + pairs :]), dim=-1)
 
 
+def rotary_rows(positions: torch.Tensor, fine: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
+    """Cosines, then sines, of `positions` (int32 `[T]`): float32 `[1, T, 1, 2 * pairs]`, for `rotate`.
+
+    The angle is the sum of a row's of `coarse`, ROPE_STRIDE positions apart, and a row's of `fine`, one for each
+    position between. Below ROPE_STRIDE it is the latter's alone, to the last bit.
+    """
+    steps = integer_quotient(positions, ROPE_STRIDE)
+    far, near = F.embedding(steps, coarse), F.embedding(positions - steps * ROPE_STRIDE, fine)  # [T, 2 * pairs]
+    pairs = far.shape[-1] // 2
+    far_cos, far_sin, cos, sin = far[:, :pairs], far[:, pairs:], near[:, :pairs], near[:, pairs:]
+    rows = torch.cat((far_cos * cos - far_sin * sin, far_sin * cos + far_cos * sin), dim=-1)
+    return rows.view(1, -1, 1, 2 * pairs)
+
+
 @dataclass(frozen=True)
 class Step:
     """What all layers of one pass share.
 
     Shapes: `positions` int32 `[T]`, `param_tensor` int32 `[1, 1, 1, 7]`; by layer type, `masks` float32 `[1, 1, T, L]`
-    (0 = attend) and `rope` float32 `[1, T, 1, 2 * pairs]`.
+    (0 = attend) and `rope` float32 `[1, T, 1, 2 * pairs]`. `may_overrun`: the pass may begin so late that its last rows
+    lie past the caches' end.
     """
 
     positions: torch.Tensor
     param_tensor: torch.Tensor
     masks: Mapping[LayerType, torch.Tensor]
     rope: Mapping[LayerType, torch.Tensor]
+    may_overrun: bool
 
 
 def begin_step(
-    config: DecoderConfig, weights: Weights, positions: torch.Tensor, mask: torch.Tensor, param_tensor: torch.Tensor
+    config: DecoderConfig,
+    weights: Weights,
+    positions: torch.Tensor,
+    mask: torch.Tensor,
+    param_tensor: torch.Tensor,
+    length: int,
+    may_overrun: bool = False,
 ) -> Step:
-    """Look up the rotary tables and narrow the causal `mask` to the sliding window, once for all layers."""
-    types = set(config.layer_types)
+    """Turn positions into rotary rows and narrow the causal `mask` to the sliding window, once for all layers.
+
+    `mask` is `[1, 1, T, L]` or, where a pass may overrun the caches of `length` slots L, `[1, 1, T, 2 * L]`.
+    """
     masks, rope = {}, {}
-    for layer_type in sorted(types):
+    for layer_type in sorted(set(config.layer_types)):
         attention = config.attention_of(layer_type)
-        masks[layer_type] = mask if attention.window is None else window_mask(mask, positions, attention.window)
-        rows = F.embedding(positions, weights[ROPE_TABLES[layer_type]])  # [T, 2 * pairs]
-        rope[layer_type] = rows.view(1, -1, 1, rows.shape[-1])
-    return Step(positions, param_tensor, masks, rope)
+        if attention.window is None:
+            masks[layer_type] = mask[..., :length]
+        else:
+            masks[layer_type] = window_mask(mask, length, attention.window)
+        fine, coarse = (weights[name] for name in ROPE_TABLES[layer_type])
+        rope[layer_type] = rotary_rows(positions, fine, coarse)
+    return Step(positions, param_tensor, masks, rope, may_overrun)
 
 
 def write_kv(
@@ -79,9 +107,8 @@ def write_kv(
     key = rms_norm(key, weights[prefix + "k_norm.weight"], config.rms_norm_eps)
     key = rotate(key, step.rope[config.layer_types[layer]])
     value = rms_norm(value, None, config.rms_norm_eps)
-    return cache_update(
-        key.transpose(1, 2), value.transpose(1, 2), step.param_tensor, cache[0], cache[1], step.positions[0]
-    )
+    rows = key.transpose(1, 2), value.transpose(1, 2)
+    return cache_update(*rows, step.param_tensor, *cache, step.positions[0], may_overrun=step.may_overrun)
 
 
 def attend(

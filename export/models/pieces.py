@@ -16,7 +16,7 @@ from .layers import Weights
 
 
 class Pieces(Protocol):
-    """What runs the pieces of a pass. Arguments and results are tensors, in tuples, dicts or dataclasses."""
+    """What runs the pieces of a pass. Arguments and results: tensors, in tuples, dicts or dataclasses, or constants."""
 
     def once(self, function: Callable[..., Any], config: DecoderConfig, weights: Weights, *arguments: Any) -> Any:
         """`function(config, weights, *arguments)`, a part that a pass has once."""

@@ -77,14 +77,16 @@ class TargetModel:
     ) -> tuple[torch.Tensor, torch.Tensor, Caches]:
         """Logits, activations and caches after T more tokens; decode has T = 1, verify draft tokens + 1.
 
-        Arguments as for `prefill`.
+        Arguments as for `prefill`, but for the mask of a pass that may overrun the caches, `[1, 1, T, 2 * L]`.
 
         Returns:
             Logits float32 `[1, T, V]`; the state after the final norm, float32 `[1, T, D]`, which the drafter takes;
             and the updated caches.
         """
+        # LiteRT-LM's last round before the context's end may verify beyond it.
+        may_overrun = self.kv.is_placeholder and input_pos.shape[0] > 1
         step, per_layer_inputs, caches = self._begin(
-            weights, embeddings, per_layer_embeddings, input_pos, mask, param_tensor, caches, pieces
+            weights, embeddings, per_layer_embeddings, input_pos, mask, param_tensor, caches, pieces, may_overrun
         )
         x = embeddings
         for layer in range(self.config.layers):
@@ -105,9 +107,11 @@ class TargetModel:
         param_tensor: torch.Tensor,
         caches: Caches,
         pieces: Pieces,
+        may_overrun: bool = False,
     ) -> tuple[Step, torch.Tensor, Caches]:
         """What all layers share, their own inputs `[1, T, layers, ple_dim]`, and a dict of the caches to be changed."""
-        step = pieces.once(begin_step, self.config, weights, input_pos, mask, param_tensor)
+        arguments = input_pos, mask, param_tensor, self.kv.length, may_overrun
+        step = pieces.once(begin_step, self.config, weights, *arguments)
         per_layer_inputs = pieces.once(_per_layer_inputs, self.config, weights, embeddings, per_layer_embeddings)
         return step, per_layer_inputs, dict(caches)
 

@@ -7,11 +7,12 @@ its window has share 0 and adds exact zeros.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
+
+from .lowerings import dynamic_slice
 
 # Rows of a long prefill that share one slice; more would multiply ever more slots that most of them cannot see.
 _ROWS = 128
@@ -80,31 +81,3 @@ def windowed_values(
         mixed.append(product.reshape(kv_heads, -1, count, head_dim))
     joined = mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=2)
     return joined.reshape(1, kv_heads, rows, head_dim)
-
-
-@torch.library.custom_op("gemma_mtp::dynamic_slice", mutates_args=())
-def dynamic_slice(x: torch.Tensor, starts: Sequence[torch.Tensor], sizes: Sequence[int]) -> torch.Tensor:
-    """The part of `x` that begins at `starts` (integers `[]`, one per axis) and has the shape `sizes`."""
-    for axis, (start, size) in enumerate(zip(starts, sizes, strict=True)):
-        x = x.narrow(axis, int(start), size)
-    return x.clone()
-
-
-@dynamic_slice.register_fake
-def _(x: torch.Tensor, starts: Sequence[torch.Tensor], sizes: Sequence[int]) -> torch.Tensor:
-    return x.new_empty(list(sizes))
-
-
-def register_lowering() -> None:
-    """Tell litert-torch, which takes seconds to load, how to write `dynamic_slice`; to be called before tracing."""
-    from litert_converter.mlir import ir as mlir
-    from litert_converter.mlir.dialects import stablehlo
-    from litert_torch.backend import lowerings
-
-    ir: Any = mlir
-
-    def lower(_: Any, x: Any, starts: Any, sizes: Sequence[int]) -> Any:
-        return stablehlo.dynamic_slice(x, starts, ir.DenseI64ArrayAttr.get(list(sizes)))
-
-    register: Any = lowerings.lower
-    register(torch.ops.gemma_mtp.dynamic_slice)(lower)

@@ -16,8 +16,6 @@ from .names import EMBEDDER, KV_PREFIX, MTP_DRAFTER, PARAM_TENSOR, PER_LAYER_EMB
 _POSITIONS = ("input_pos", "positions")
 _MASKS = ("mask", "attn_mask")
 MASK_DTYPES = ("bool", "float32", "float16")
-# From here on LiteRT-LM takes a prime length for a placeholder that it may replace.
-_FIRST_PLACEHOLDER_PRIME = 11
 _EMBEDDINGS, _PER_LAYER = "embeddings", "per_layer_embeddings"
 
 
@@ -128,11 +126,6 @@ def read_contract(models: dict[str, ModelInfo], where: str) -> Contract:
     )
     _check_drafting(contract, where)
     return contract
-
-
-def is_placeholder(length: int) -> bool:
-    """Whether LiteRT-LM takes a prefill's or a cache's `length` for one that it may replace: a prime of 11 or more."""
-    return length >= _FIRST_PLACEHOLDER_PRIME and all(length % factor for factor in range(2, int(length**0.5) + 1))
 
 
 def _step(info: SignatureInfo, where: str) -> StepSignature:

@@ -18,7 +18,12 @@ MANIFEST_NAME = "manifest.json"
 # Constants of an export that no checkpoint holds as they are.
 HEAD_ROWS, HEAD_SCALES = "clustered_head.rows", "clustered_head.scales"
 INVERSE_ORDERING = "clustered_head.inverse_ordering"
-ROPE_SLIDING, ROPE_FULL = "rope.sliding", "rope.full"
+# By layer type: the rotary table of positions 0..ROPE_STRIDE-1, and that of every ROPE_STRIDE-th position.
+ROPE_STRIDE = 512
+ROPE_TABLES = {
+    "sliding_attention": ("rope.sliding.fine", "rope.sliding.coarse"),
+    "full_attention": ("rope.full.fine", "rope.full.coarse"),
+}
 
 PARAM_TENSOR = "param_tensor"
 KV_PREFIX = "kv_cache_"

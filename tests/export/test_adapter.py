@@ -80,7 +80,7 @@ def rename(folder: Path, change: Callable[[str], str]) -> None:
 def assert_equals(checkpoint: AdaptedCheckpoint, merged: dict[str, torch.Tensor]) -> None:
     """Every weight that the graphs have, read whole and in blocks."""
     config = read_target_config(checkpoint.config, "config.json")
-    weights = [*decode_weights(config, 8), *embedder_weights(config), *per_layer_embedder_weights(config)]
+    weights = [*decode_weights(config), *embedder_weights(config), *per_layer_embedder_weights(config)]
     checkpoint.check(weights)
     for weight in weights:
         if weight.source:

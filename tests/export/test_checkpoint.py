@@ -21,7 +21,7 @@ from tests.support import oracle
 
 
 def all_weights(config: TargetConfig) -> list[Weight]:
-    return [*decode_weights(config, 32), *embedder_weights(config), *per_layer_embedder_weights(config)]
+    return [*decode_weights(config), *embedder_weights(config), *per_layer_embedder_weights(config)]
 
 
 @pytest.fixture

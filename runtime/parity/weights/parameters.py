@@ -16,8 +16,8 @@ from ...bundle.names import (
     MTP_DRAFTER,
     PER_LAYER_EMBEDDER,
     PREFILL_DECODE,
-    ROPE_FULL,
-    ROPE_SLIDING,
+    ROPE_STRIDE,
+    ROPE_TABLES,
 )
 from ..oracle.oracle import Oracle
 from ..oracle.streaming import WeightSource
@@ -25,7 +25,6 @@ from .codes import Codes
 
 HEAD, EMBEDDING, PER_LAYER_EMBEDDING = "lm_head.weight", "embed_tokens.weight", "embed_tokens_per_layer.weight"
 CENTROIDS, TOKEN_ORDERING = "masked_embedding.centroids.weight", "masked_embedding.token_ordering"
-ROPE_TABLES = {"sliding_attention": ROPE_SLIDING, "full_attention": ROPE_FULL}
 
 _KV = re.compile(r"layers\.(\d+)\.self_attn\.(?:k_proj|v_proj|k_norm|v_norm)\.")
 # Of float32; what two ways to compute a product may differ by, relative to the row's largest value.
@@ -138,25 +137,31 @@ def _rotary(model: str, rotary: Any) -> Iterator[Parameter]:
     """transformers' cosines, then sines, of the pairs that turn, by position.
 
     The same float32 angles give sines that differ in the last bit between vector and scalar code; a frequency that
-    differs in its last bit moves an angle by so much of itself.
+    differs in its last bit, or an angle that is rounded, moves an angle by so much of itself.
     """
     for layer_type in rotary.layer_types:
-        frequencies = getattr(rotary, f"{layer_type}_inv_freq")
-        pairs = int((frequencies != 0).sum())
+        fine, coarse = ROPE_TABLES[layer_type]
+        for name, step in ((fine, 1), (coarse, ROPE_STRIDE)):
+            yield _rotary_table(model, rotary, layer_type, name, step)
 
-        def read(start: int, stop: int, layer_type: str = layer_type, pairs: int = pairs) -> torch.Tensor:
-            cos, sin = rotary(torch.zeros(1), torch.arange(start, stop)[None], layer_type)  # [1, T, head_dim]
-            return torch.cat((cos[0, :, :pairs], sin[0, :, :pairs]), dim=-1)
 
-        def bound(
-            expected: torch.Tensor, start: int, frequencies: torch.Tensor = frequencies, pairs: int = pairs
-        ) -> torch.Tensor:
-            angles = torch.arange(start, start + len(expected))[:, None] * frequencies[:pairs]
-            return _ULP * (1 + angles).repeat(1, 2)
+def _rotary_table(model: str, rotary: Any, layer_type: str, name: str, step: int) -> Parameter:
+    """The table of every `step`-th position."""
+    frequencies = getattr(rotary, f"{layer_type}_inv_freq")
+    pairs = int((frequencies != 0).sum())
 
-        yield Parameter(
-            model, (ROPE_TABLES[layer_type],), (None, 2 * pairs), read, bound, lambda row: f"position {row}"
-        )
+    def positions(start: int, stop: int) -> torch.Tensor:
+        return torch.arange(start * step, stop * step, step)
+
+    def read(start: int, stop: int) -> torch.Tensor:
+        cos, sin = rotary(torch.zeros(1), positions(start, stop)[None], layer_type)  # [1, T, head_dim]
+        return torch.cat((cos[0, :, :pairs], sin[0, :, :pairs]), dim=-1)
+
+    def bound(expected: torch.Tensor, start: int) -> torch.Tensor:
+        angles = positions(start, start + len(expected))[:, None] * frequencies[:pairs]
+        return _ULP * (1 + angles).repeat(1, 2)
+
+    return Parameter(model, (name,), (None, 2 * pairs), read, bound, lambda row: f"position {row * step}")
 
 
 def _stored(
