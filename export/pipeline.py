@@ -9,7 +9,7 @@ from pathlib import Path
 from ..runtime.bundle.cache_scales import scale_problems
 from ..runtime.bundle.container import BundleFile
 from ..runtime.bundle.model_file import read_model
-from ..runtime.bundle.names import MANIFEST_NAME, MTP_DRAFTER, PREFILL_DECODE, TEMPLATE_NOTE
+from ..runtime.bundle.names import MANIFEST_NAME, MTP_DRAFTER, PREFILL_DECODE, SMALLEST_CONTEXT_NOTE, TEMPLATE_NOTE
 from ..runtime.errors import UserError
 from ..runtime.gpu.check import GPU_MODELS, check_model
 from ..runtime.scratch import remove_temporary_leftovers
@@ -25,7 +25,7 @@ from .checkpoint.pair import Pair, fine_tune_note
 from .checkpoint.quantized.kept import codes_note, trained_bits
 from .checkpoint.quantized.on_lattice import lattice_note, look
 from .checks import check_memory, check_places, check_space
-from .graphs.plan import plan_models
+from .graphs.plan import plan_models, smallest_context
 from .graphs.skeleton_cache import SkeletonCache
 from .graphs.storage import plan_storage
 from .kv_scales import scales_from_norms, scales_from_prompts
@@ -114,7 +114,7 @@ def export(
         executor_metadata(pair.target_config, kv),
         ACTIVATIONS[options.activations] if options.activations else None,
         ",".join(options.backends) if options.backends != BACKENDS else None,
-        {TEMPLATE_NOTE: verdict(adapted)},
+        _notes(pair, options, kv) | {TEMPLATE_NOTE: verdict(adapted)},
     )
     assembly = Assembly(pair, kv, models, stored, scales, reporter, cache, show_converter_output)
     assembly.expect()
@@ -148,6 +148,13 @@ def export(
         for checkpoint in (pair.target, pair.drafter):
             checkpoint.check_unchanged()
     return out / BUNDLE_NAME
+
+
+def _notes(pair: Pair, options: ExportOptions, kv: KVSignature) -> dict[str, str]:
+    """What the bundle's own metadata say to whoever chooses its context."""
+    if not kv.is_placeholder:
+        return {}
+    return {SMALLEST_CONTEXT_NOTE: str(smallest_context(pair.target_config, kv, options))}
 
 
 def _cache_scales(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 _SAMPLE = 77  # Bytes of an object whose header is taken; no other field of it has this value.
@@ -16,8 +17,10 @@ _HEADER = bytes.__basicsize__ - 1  # The object's size counts the NUL behind its
 _SIZE_AT = _HEADER - 2 * ctypes.sizeof(ctypes.c_ssize_t)  # `ob_size`, before `ob_shash`.
 
 
-def mapped_bytes(path: Path, begin: int, end: int) -> bytes | None:
+def mapped_bytes(path: Path, begin: int, end: int, edits: Iterable[tuple[int, bytes]] = ()) -> bytes | None:
     """Bytes `begin`..`end - 1` of the file, of which `begin` is at least a page; mapped as long as the process lasts.
+
+    `edits` are bytes that stand in it otherwise than in the file, from their places behind `begin` on.
 
     None where they cannot be mapped: on another Python, on another layout of `bytes`, or where the system refuses.
     """
@@ -32,6 +35,8 @@ def mapped_bytes(path: Path, begin: int, end: int) -> bytes | None:
             return None
     at = begin - first - _HEADER
     content[at : at + _HEADER] = header
+    for place, new in edits:
+        content[at + _HEADER + place : at + _HEADER + place + len(new)] = new
     address = ctypes.addressof(ctypes.c_char.from_buffer(content, at))
     # Neither the mapping nor the object in it may be freed by Python: LiteRT decides when it has read the last byte.
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(content))

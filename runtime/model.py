@@ -162,14 +162,16 @@ class Conversation:
         return [{"role": "assistant", "content": self._answer.text}] if self._answer else []
 
 
-def load(path: str | Path, threads: int | None = None) -> Model:
+def load(path: str | Path, threads: int | None = None, context_length: int | None = None) -> Model:
     """Open and compile a bundle: a .litertlm file, or an export's folder.
 
     Args:
         path: the file or folder.
         threads: CPU threads; all cores, at most 4, by default.
+        context_length: prompt and answer together, in tokens; caches and every step cost less for a shorter one. What
+            the bundle asks for by default.
 
     Raises:
         UserError: see `open_bundle` and `thread_count`; or LiteRT refuses a model.
     """
-    return Model(open_bundle(Path(path)), thread_count(threads))
+    return Model(open_bundle(Path(path), context_length=context_length), thread_count(threads))

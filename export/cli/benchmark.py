@@ -45,7 +45,7 @@ def benchmark_command(
         raise UserError("--raw: there is no --prompt to take so; add one, or leave it out")
     asked = prompts_given(prompts, prompts_file, raw) or [user_prompt(text) for text in DEFAULT_PROMPTS]
     options = GenerationOptions(max_tokens=choices["max_tokens"])
-    model = load_for(bundle, choices["threads"], choices["verbose"])
+    model = load_for(bundle, choices["threads"], choices["context_length"], choices["verbose"])
     with show_progress(Console(stderr=True), "measuring") as on_progress:
         report = benchmark(model, asked, options, repetitions=repetitions, on_progress=on_progress)
     if as_json:

@@ -73,8 +73,8 @@ def export_options(command: Callable[..., None]) -> Callable[..., None]:
             click.option(
                 "--context-length", type=int, metavar="TOKENS",
                 help="The longest context, prompt and answer together, that can be chosen when the bundle is loaded; "
-                f"{MODEST_CONTEXT_LENGTH} where nobody does.  "
-                f"[default: {DEFAULT_CONTEXT_LENGTH}, or the model's maximum]",
+                f"{MODEST_CONTEXT_LENGTH} where nobody does.  [default: {DEFAULT_CONTEXT_LENGTH}, or the model's "
+                "maximum]",
             ),
             click.option(
                 "--fixed-context", is_flag=True,

@@ -94,7 +94,7 @@ def generate_command(
         confidence=choices["confidence"],
     )
     asked = prompts_given(prompts, prompts_file, raw)
-    model = load_for(bundle, choices["threads"], choices["verbose"])
+    model = load_for(bundle, choices["threads"], choices["context_length"], choices["verbose"])
     conversation = None if prompts_file or raw else Conversation(model, options, system, **variables)
     total, messages = Statistics(), Console(stderr=True)
     for prompt in asked:

@@ -72,6 +72,7 @@ def _add_options(max_tokens: int, again: str, command: Callable[..., None]) -> C
                 "--threads", type=click.IntRange(1, MOST_THREADS), metavar="N",
                 help="CPU threads.  [default: all cores, at most 4]",
             ),
+            context_option,
             click.option("-v", "--verbose", is_flag=True, callback=remember_verbose,
                 help="Show LiteRT's own messages, and tracebacks.",
             ),
@@ -79,6 +80,14 @@ def _add_options(max_tokens: int, again: str, command: Callable[..., None]) -> C
     ):  # fmt: skip
         command = decorate(command)
     return command
+
+
+def context_option(command: Callable[..., None]) -> Callable[..., None]:
+    """`--context-length`, of every command that runs a bundle."""
+    return click.option(
+        "--context-length", type=int, metavar="TOKENS",
+        help="Load the bundle with this context, prompt and answer together.  [default: what the bundle asks for]",
+    )(command)  # fmt: skip
 
 
 def template_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -161,9 +170,9 @@ def _value(text: str) -> Any:
     return parse_json(text, "--template-variable", "JSON, or a text", strict=True)
 
 
-def load_for(bundle: Path, threads: int | None, verbose: bool) -> Model:
+def load_for(bundle: Path, threads: int | None, context_length: int | None, verbose: bool) -> Model:
     """The bundle, compiled; LiteRT's own messages only where `verbose`."""
     from ...runtime.model import load
 
     with show_litert() if verbose else nullcontext():
-        return load(bundle, threads)
+        return load(bundle, threads, context_length)

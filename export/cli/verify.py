@@ -17,7 +17,7 @@ from ...runtime.threads import MOST_THREADS
 from ..exit_codes import CHECK_FAILED, remember_verbose
 from ..staging import check_output_file, write_output_file
 from .export_options import adapter_option
-from .run_options import refuse_quiet_and_verbose
+from .run_options import context_option, refuse_quiet_and_verbose
 
 
 @click.command("verify", short_help="Compare a bundle with the checkpoints it was made from.")
@@ -48,6 +48,7 @@ from .run_options import refuse_quiet_and_verbose
     "--threads", type=click.IntRange(1, MOST_THREADS), metavar="N",
     help="CPU threads of LiteRT.  [default: all cores, at most 4]",
 )  # fmt: skip
+@context_option
 @click.option("--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write all numbers here.")
 @click.option(
     "--html", "html_file", type=click.Path(path_type=Path), metavar="FILE", help="Write a page with plots here."

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...runtime.bundle.names import EMBEDDER, MTP_DRAFTER, PER_LAYER_EMBEDDER, PREFILL_DECODE
-from ..checkpoint.config import DecoderConfig
+from ..checkpoint.config import DecoderConfig, TargetConfig
 from ..checkpoint.files import Checkpoint
 from ..checkpoint.pair import Pair
 from ..checkpoint.weights import Weight
 from ..models.kv_cache import KVSignature
-from ..options import ExportOptions
+from ..models.windowed import Window
+from ..options import SHORT_PREFILL, ExportOptions
+from .blocks import SLOTS_PER_BLOCK
 from .signatures import (
     Signature,
     drafter_signature,
@@ -49,3 +51,15 @@ def plan_models(pair: Pair, kv: KVSignature, options: ExportOptions) -> dict[str
     }
     models = {name: ModelPlan(entries, pair.target, target) for name, entries in signatures.items()}
     return {**models, MTP_DRAFTER: ModelPlan([drafter_signature(target, drafter, kv)], pair.drafter, drafter)}
+
+
+def smallest_context(target: TargetConfig, kv: KVSignature, options: ExportOptions) -> int:
+    """The shortest context that can be chosen at load, in tokens: every slice of the caches must fit into them."""
+    passes = (1, *options.prefill_lengths, options.longest_draft + 1)
+    shortest = SHORT_PREFILL + options.longest_draft + 1
+    block = target.sliding.window or SLOTS_PER_BLOCK
+    cut = [block] if block < kv.length else []
+    if target.sliding.window is not None:
+        windows = (Window(target.sliding.window, tokens) for tokens in passes)
+        cut += [window.reach for window in windows if window.cuts(kv.length)]
+    return max(shortest, *cut)

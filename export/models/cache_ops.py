@@ -70,24 +70,22 @@ def cache_update(
     key_rows = (new_key + unused).to(cache_key.dtype)
     value_rows = (new_value.transpose(2, 3) + unused).to(cache_value.dtype)
     if may_overrun:
-        start = key_indices[2]
-        zero = torch.zeros_like(start)
-        key_rows, begin = _fitting_rows(key_rows, cache_key, start, axis=2)
-        value_rows, _ = _fitting_rows(value_rows, cache_value, start, axis=3)
-        key_indices, value_indices = torch.stack([zero, zero, begin, zero]), torch.stack([zero, zero, zero, begin])
+        # Both indices are touched, as each must stay an input of the composite.
+        key_rows, key_indices = _fitting_rows(key_rows, cache_key, key_indices, axis=2)
+        value_rows, value_indices = _fitting_rows(value_rows, cache_value, value_indices, axis=3)
     updated_key = dynamic_update_slice(cache_key, key_rows, list(key_indices))
     updated_value = dynamic_update_slice(cache_value, value_rows, list(value_indices))
     return builder.mark_outputs(updated_key, updated_value)
 
 
 def _fitting_rows(
-    rows: torch.Tensor, cache: torch.Tensor, start: torch.Tensor, axis: int
+    rows: torch.Tensor, cache: torch.Tensor, indices: torch.Tensor, axis: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What to write and where, so that `rows` end up from slot `start` on as far as `cache` reaches.
+    """What to write and where, so that `rows` end up from `indices` on as far as `cache` reaches.
 
     An update always writes all T rows, so at the end it begins earlier: with old rows, then as many new ones as fit.
     """
-    count, sizes = rows.shape[axis], list(rows.shape)
+    count, sizes, start = rows.shape[axis], list(rows.shape), indices[axis]
     zero = torch.zeros_like(start)
 
     def at(slot: torch.Tensor) -> list[torch.Tensor]:
@@ -96,7 +94,8 @@ def _fitting_rows(
     begin = start.clamp(max=cache.shape[axis] - count)
     before = dynamic_slice(cache, at((start - count).clamp(min=0)), sizes)
     together = torch.cat((before, rows), dim=axis)
-    return dynamic_slice(together, at(count - (start - begin)), sizes), begin
+    fitting = dynamic_slice(together, at(count - (start - begin)), sizes)
+    return fitting, torch.stack(at(begin))
 
 
 def query_key_product(

@@ -38,6 +38,11 @@ class StepSignature:
         return self.info.name
 
     @property
+    def columns(self) -> int:
+        """Columns of the mask: the caches' slots, or twice as many in a pass that may overrun them."""
+        return next(tensor.shape[-1] for tensor in self.info.inputs if tensor.name == self.mask)
+
+    @property
     def cache_inputs(self) -> dict[str, tuple[tuple[int, ...], str]]:
         """Shape and dtype of the caches that the signature reads, by name."""
         return self.info.caches(written=False)
@@ -48,6 +53,7 @@ class Contract:
     """The signatures of one bundle, found and checked against each other.
 
     `prefills` and `verifies` ascend by length. `slots` is the length L of every cache; `hidden` is D, `vocabulary` V;
+    `placeholder` is what the file has instead of `slots`, where the context was chosen when it was opened.
     `per_layer` is `(layers, ple_dim)`, None for models without per-layer embeddings. `cache_scales` has the scale of
     each int8 cache whose scale the models name: a stored q is the value q * scale; `scale_problems` says where models
     disagree about one.
@@ -65,6 +71,7 @@ class Contract:
     per_layer: tuple[int, int] | None
     cache_scales: Mapping[str, float] = field(default_factory=dict)
     scale_problems: tuple[str, ...] = ()
+    placeholder: int | None = None
 
     @property
     def max_draft_tokens(self) -> int:

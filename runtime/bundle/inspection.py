@@ -11,7 +11,8 @@ from .cache_scales import scale_problems, scales_by_cache
 from .container import BundleFile, Section
 from .loading import bundle_file_in
 from .model_file import ModelInfo, SignatureInfo, dtype_size, read_model
-from .names import EMBEDDER, MTP_DRAFTER, PREFILL_DECODE, TEMPLATE_NOTE
+from .names import EMBEDDER, MTP_DRAFTER, PREFILL_DECODE, SMALLEST_CONTEXT_NOTE, TEMPLATE_NOTE
+from .placeholder import is_placeholder, replaced
 
 # A dense head multiplies the whole vocabulary; the clustered one picks clusters first.
 _CLUSTERED_HEAD_OPERATOR = "TOPK_V2"
@@ -71,12 +72,14 @@ class Inspection:
 
     @property
     def kv_bytes(self) -> int:
-        """Bytes of all caches that the target writes."""
+        """Bytes of all caches that the target writes, with the context that the bundle asks for."""
+        stated = self.bundle.llm_metadata.max_num_tokens if self.bundle.llm_metadata else 0
+        chosen = (self.slots, stated or self.slots) if self.contexts and self.slots else None
         total = 0
         for shape, dtype in self.kv_caches.values():
             elements = dtype_size(dtype)
             for size in shape:
-                elements *= size
+                elements *= replaced(size, *chosen) if chosen else size
             total += elements
         return total
 
@@ -95,6 +98,22 @@ class Inspection:
             ids = list(stop.token_ids.ids) or tokenizer.encode(stop.token_str)
             texts[" ".join(map(str, ids))] = tokenizer.decode(ids)
         return texts
+
+    @property
+    def slots(self) -> int | None:
+        """Length of the caches in the file, be it a placeholder; None if there is no decode with a mask."""
+        target = self.models.get(PREFILL_DECODE)
+        decode = target.signature("decode") if target else None
+        mask = decode.input("mask") if decode else None
+        return mask.shape[-1] if mask else None
+
+    @property
+    def contexts(self) -> tuple[int, int] | None:
+        """The shortest and the longest context that can be chosen at load; None where it is fixed."""
+        if self.slots is None or not is_placeholder(self.slots):
+            return None
+        shortest = str(self.bundle.system_metadata.get(SMALLEST_CONTEXT_NOTE, ""))
+        return int(shortest) if shortest.isdigit() else 1, self.slots - 1
 
     @property
     def template_verdict(self) -> str | None:
@@ -123,11 +142,11 @@ class Inspection:
                 if written.get(name) != tensor
             ]
         found += scale_problems({name: model.cache_scales for name, model in self.models.items()})
-        metadata, draft_tokens = self.bundle.llm_metadata, self.draft_tokens
+        metadata, draft_tokens, slots = self.bundle.llm_metadata, self.draft_tokens, self.slots
         if metadata is None:
             found.append("no LLM metadata")
-        elif self.verify and draft_tokens is not None and (mask := self.verify.input("mask")):
-            room = mask.shape[-1] - metadata.max_num_tokens
+        elif draft_tokens is not None and slots is not None and not is_placeholder(slots):
+            room = slots - metadata.max_num_tokens
             if metadata.max_num_tokens and room < draft_tokens + 1:
                 found.append(
                     f"the cache holds {room} tokens more than the context of {metadata.max_num_tokens}, but verify may"
@@ -149,6 +168,7 @@ class Inspection:
                 for section in self.bundle.sections
             ],
             "context_length": metadata.max_num_tokens if metadata else None,
+            "context_lengths_at_load": list(self.contexts) if self.contexts else None,
             "model_family": metadata.llm_model_type.WhichOneof("model_type") if metadata else None,
             "stop_tokens": [list(stop.token_ids.ids) or stop.token_str for stop in metadata.stop_tokens]
             if metadata

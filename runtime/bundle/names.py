@@ -12,6 +12,9 @@ MTP_DRAFTER = "mtp_drafter"
 # Key of the file's own metadata under which an export of this project says what it did to the chat template.
 TEMPLATE_NOTE = "chat_template_verdict"
 
+# And that under which it says the shortest context that can be chosen for it, in tokens.
+SMALLEST_CONTEXT_NOTE = "smallest_context"
+
 # What an export writes beside a bundle.
 MANIFEST_NAME = "manifest.json"
 

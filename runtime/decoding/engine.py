@@ -195,7 +195,7 @@ class Engine:
         end = slot + count
         positions = np.zeros(step.tokens, np.int32)
         positions[:count] = np.arange(slot, end)
-        visible = np.arange(self.contract.slots) <= positions[:, None]  # [T, L]
+        visible = np.arange(step.columns) <= positions[:, None]  # [T, columns]
         visible[count:] = False
         inputs = {step.positions: positions, step.mask: _mask(visible, step.mask_dtype)}
         if step.parameters:
@@ -210,7 +210,7 @@ def _by_name(graph: Graph | None) -> dict[str, Graph]:
 
 
 def _mask(visible: np.ndarray, dtype: str) -> np.ndarray:
-    """`[1, 1, T, L]` of the graph's dtype from `visible` `[T, L]`, True where a token may look."""
+    """`[1, 1, T, columns]` of the graph's dtype from `visible` `[T, columns]`, True where a token may look."""
     if dtype == "bool":
         return visible[None, None]
     return np.where(visible, 0, _MASKED[dtype]).astype(dtype)[None, None]

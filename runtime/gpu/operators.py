@@ -116,8 +116,8 @@ TABLE = (
         Row(name, None, LITERT_LM)
         for name in (
             "ADD", "BATCH_MATMUL", "CONCATENATION", "DIV", "EMBEDDING_LOOKUP", "EQUAL", "FULLY_CONNECTED", "GATHER",
-            "GELU", "LESS", "MEAN", "MINIMUM", "MUL", "ONE_HOT", "RESHAPE", "RSQRT", "SELECT_V2", "SLICE", "SOFTMAX", "SUB",
-            "SUM", "TANH", "TOPK_V2", "TRANSPOSE", "odml.cache_update", "odml.rms_norm", "odml.runtime_bmm",
+            "GELU", "LESS", "MEAN", "MINIMUM", "MUL", "ONE_HOT", "RESHAPE", "RSQRT", "SELECT_V2", "SLICE", "SOFTMAX",
+            "SUB", "SUM", "TANH", "TOPK_V2", "TRANSPOSE", "odml.cache_update", "odml.rms_norm", "odml.runtime_bmm",
         )
     ),
     *(Row(name, None, LITERT) for name in ("CAST", "DEQUANTIZE", "LESS_EQUAL")),

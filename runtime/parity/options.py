@@ -23,6 +23,7 @@ class VerifyOptions:
         stock: run stock LiteRT-LM, too.
         stop_at_first_failure: run no stage after the first that fails.
         threads: CPU threads; all cores, at most 4, by default.
+        context_length: to load the bundle with, in tokens; None for what it asks for.
 
     Raises:
         UserError: a value out of range.
@@ -35,6 +36,7 @@ class VerifyOptions:
     stock: bool = True
     stop_at_first_failure: bool = False
     threads: int | None = None
+    context_length: int | None = None
 
     def __post_init__(self) -> None:
         if not self.prompts:

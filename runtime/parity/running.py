@@ -132,7 +132,7 @@ class Comparison:
         with self.stages.run("stock LiteRT-LM") as stage:
             if options.stock:
                 bare = [text.removeprefix(bundle.tokenizer.decode(bundle.rules.start)) for text in texts]
-                stock_stage(stage, self.file, bare, answers, options.max_tokens, threads)
+                stock_stage(stage, self.file, bare, answers, options.max_tokens, threads, options.context_length)
             else:
                 stage.skip("everything", "--no-stock")
         with self.stages.run("conversation") as stage:
@@ -142,4 +142,12 @@ class Comparison:
             else:
                 asked = [prompt.last_message for prompt in options.prompts if prompt.messages]
                 requests = conversation_requests(bundle.rules.chat_template, asked)
-                conversation_stage(stage, self.file, requests, self.text.conversation, options.max_tokens, threads)
+                conversation_stage(
+                    stage,
+                    self.file,
+                    requests,
+                    self.text.conversation,
+                    options.max_tokens,
+                    threads,
+                    context_length=options.context_length,
+                )

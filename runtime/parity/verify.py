@@ -115,7 +115,7 @@ class _Verification:
         opened = None
         with self.stages.run("contract") as stage:
             try:
-                opened = open_bundle(self.bundle, self.inspection.models)
+                opened = open_bundle(self.bundle, self.inspection.models, self.options.context_length)
             except UserError as error:
                 stage.holds("the models fit together", [str(error)])
             else:

@@ -63,7 +63,8 @@ def reason(log: str) -> tuple[str, list[str]]:
 
 
 def open_engine(request: dict[str, Any], cache: str, **settings: Any) -> Any:
-    """LiteRT-LM's engine on the request's `bundle`, `backend`, `threads` and `speculative`, with its log on."""
+    """LiteRT-LM's engine on the request's `bundle`, `backend`, `threads`, `context_length` and `speculative`, with its
+    log on."""
     import litert_lm
 
     litert_lm.set_min_log_severity(litert_lm.LogSeverity.INFO)
@@ -72,6 +73,7 @@ def open_engine(request: dict[str, Any], cache: str, **settings: Any) -> Any:
     return litert_lm.Engine(
         request["bundle"],
         backend=backend,
+        max_num_tokens=request["context_length"],
         cache_dir=cache,
         enable_speculative_decoding=request["speculative"],
         **settings,

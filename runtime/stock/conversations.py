@@ -98,6 +98,7 @@ def run_conversations(
     threads: int = 2,
     max_tokens: int | None = None,
     chat_template: str | None = None,
+    context_length: int | None = None,
 ) -> ConversationRun:
     """Hold `conversations` greedily on stock LiteRT-LM; tool calls come back, no tool is called.
 
@@ -110,6 +111,7 @@ def run_conversations(
         max_tokens: of each answer, thinking and tool calls included; with speculative decoding the runtime finishes
             the round in which it reaches it.
         chat_template: in place of the bundle's own.
+        context_length: what the app asks for, in tokens; None for what the bundle does.
 
     Raises:
         StockRuntimeError: the runtime failed, for example to render the template, or did not report an acceptance
@@ -123,6 +125,7 @@ def run_conversations(
         "threads": threads,
         "max_tokens": max_tokens,
         "chat_template": chat_template,
+        "context_length": context_length,
     }
     result, acceptance = run_child("conversations", request)
     held = (Conversation(tuple(Turn(**turn) for turn in turns)) for turns in result["conversations"])
@@ -170,7 +173,7 @@ def _hold(engine: Any, request: dict[str, Any], asked: dict[str, Any]) -> list[d
             counts = conversation.get_benchmark_info()
             decoded = counts.last_decode_token_count
             cached = conversation.token_count
-            full = cached >= about.max_context_tokens
+            full = cached >= (request["context_length"] or about.max_context_tokens)
             limited = request["max_tokens"] is not None and decoded >= request["max_tokens"]
             turns.append(
                 {

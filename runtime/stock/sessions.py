@@ -29,12 +29,14 @@ def run_stock(
     backend: str = "cpu",
     threads: int = 2,
     max_tokens: int | None = None,
+    context_length: int | None = None,
 ) -> StockRun:
     """Decode `prompts` greedily on stock LiteRT-LM, until a stop token, `max_tokens` or the context's end.
 
     `prompts` are texts as the model reads them, but for the start token, which the runtime puts before each; `backend`
-    is `cpu` or `gpu`. With speculative decoding LiteRT-LM finishes the round in which it reaches `max_tokens` or the
-    context's end, so a text may go on a little further than without.
+    is `cpu` or `gpu`; `context_length` is what the app asks for, None for what the bundle does. With speculative
+    decoding LiteRT-LM finishes the round in which it reaches `max_tokens` or the context's end, so a text may go on a
+    little further than without.
 
     Raises:
         StockRuntimeError: the runtime failed, or did not report an acceptance rate though it should have.
@@ -46,6 +48,7 @@ def run_stock(
         "backend": backend,
         "threads": threads,
         "max_tokens": max_tokens,
+        "context_length": context_length,
     }
     result, acceptance = run_child("sessions", request)
     return StockRun(tuple(result["texts"]), tuple(result["seconds"]), acceptance)

@@ -35,13 +35,19 @@ def options_table(pair: Pair, options: ExportOptions, out: Path) -> Table:
             *[("adapter", adapter.source) for adapter in getattr(pair.target, "adapters", ())],
             ("drafter", f"{pair.drafter.source}: {drafter.layers} layers, hidden {drafter.hidden_size}, head {head}"),
             ("weights", options.recipe.name),
-            ("context", f"{options.context_length} tokens"),
+            ("context", _context(options)),
             ("KV caches", options.kv_cache),
             ("prefill", ", ".join(map(str, options.prefill_lengths))),
             ("draft tokens", draft_lengths(options.draft_tokens, options.verify_lengths)),
             ("out", str(out)),
         ],
     )
+
+
+def _context(options: ExportOptions) -> str:
+    if options.fixed_context:
+        return f"{options.context_length:,} tokens"
+    return f"up to {options.context_length:,} tokens, {options.advertised_context:,} where nobody chooses"
 
 
 def cost_table(reporter: Reporter) -> Table:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rich.console import Console
 from rich.table import Table
 
@@ -23,7 +25,7 @@ def print_inspection(inspection: Inspection, console: Console) -> None:
                 ("size", size(about["bytes"])),
                 ("container", about["container_version"]),
                 ("model family", about["model_family"] or "not stated"),
-                ("context", f"{about['context_length']} tokens" if about["context_length"] else "not stated"),
+                ("context", _context(about)),
                 ("KV cache", f"{size(about['kv_cache_bytes'])}, {', '.join(about['kv_cache_dtypes'])}"),
                 ("chat template", about["chat_template_verdict"] or ("yes" if about["chat_template"] else "no")),
                 ("stop tokens", stop_tokens(inspection.stop_texts())),
@@ -53,6 +55,13 @@ def print_inspection(inspection: Inspection, console: Console) -> None:
             console.print(foreign(f"MTP will not run: {problem}", style="red"))
     else:
         console.print("Signatures, KV signature and metadata are what LiteRT-LM needs for MTP.")
+
+
+def _context(about: dict[str, Any]) -> str:
+    stated = f"{about['context_length']:,} tokens" if about["context_length"] else "not stated"
+    if (chosen := about["context_lengths_at_load"]) is None:
+        return stated
+    return f"{stated}; {chosen[0]:,} to {chosen[1]:,} can be chosen at load"
 
 
 def _print_signatures(inspection: Inspection, console: Console) -> None:

@@ -85,6 +85,7 @@ def conversation_stage(
     max_tokens: int,
     threads: int,
     chat_template: str | None = None,
+    context_length: int | None = None,
 ) -> None:
     """Conversations on stock LiteRT-LM's CPU backend: prompts, ends of turns, thinking and tool calls.
 
@@ -96,12 +97,13 @@ def conversation_stage(
         max_tokens: of each answer.
         threads: CPU threads.
         chat_template: in place of the bundle's own.
+        context_length: to load the bundle with; None for what it asks for.
     """
     if find_spec("litert_lm") is None:
         stage.skip("the prompts are transformers'", "litert-lm is not installed")
         return
     refused: list[str] = []
-    held, runs = _hold(bundle, requests, refused, max_tokens, threads, chat_template)
+    held, runs = _hold(bundle, requests, refused, max_tokens, threads, chat_template, context_length)
     stage.holds("LiteRT-LM holds the conversations", refused)
     if not held:
         return
@@ -128,6 +130,7 @@ def _hold(
     max_tokens: int,
     threads: int,
     chat_template: str | None,
+    context_length: int | None,
 ) -> tuple[dict[str, ConversationRequest], dict[bool, dict[str, Conversation]]]:
     """All conversations without and with MTP, in one process each; where one fails, each in a process of its own, and
     the reasons of those that fail into `refused`."""
@@ -141,6 +144,7 @@ def _hold(
             threads=threads,
             max_tokens=max_tokens,
             chat_template=chat_template,
+            context_length=context_length,
         )
         return dict(zip(chosen, found.conversations, strict=True))
 
@@ -153,7 +157,7 @@ def _hold(
     held: dict[str, ConversationRequest] = {}
     runs = {False: {}, True: {}}
     for name, request in requests.items():
-        one, found = _hold(bundle, {name: request}, refused, max_tokens, threads, chat_template)
+        one, found = _hold(bundle, {name: request}, refused, max_tokens, threads, chat_template, context_length)
         held |= one
         for mtp, conversations in found.items():
             runs[mtp] |= conversations

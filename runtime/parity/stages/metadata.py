@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError, Message
 
 from ...bundle.inspection import Inspection
 from ...bundle.names import PREFILL_DECODE
+from ...bundle.placeholder import is_placeholder
 from ...errors import UserError
 from ..metadata.executor import state_buffer_problems
 from ..metadata.fields import message_differences, unknown_fields
@@ -136,11 +137,16 @@ def _context_problems(metadata: Any, inspection: Inspection, oracle: Oracle) -> 
         yield f"max_num_tokens is {stated}, expected the context's length"
     if stated > longest:
         yield f"max_num_tokens is {stated}, but max_position_embeddings {longest}"
-    mask = inspection.verify.input("mask") if inspection.verify else None
-    if mask is not None and inspection.draft_tokens is not None:
+    slots = inspection.slots
+    if slots is None:
+        return
+    if is_placeholder(slots):
+        if stated >= slots:
+            yield f"max_num_tokens is {stated}, but the placeholder for it {slots}, which LiteRT-LM would round down"
+    elif inspection.draft_tokens is not None:
         overshoot = max(inspection.draft_tokens, *inspection.further_draft_tokens, 0) + 1
-        if stated > mask.shape[-1] - overshoot:
-            yield f"max_num_tokens is {stated}, but {mask.shape[-1]} slots hold {overshoot} less, as verify runs ahead"
+        if stated > slots - overshoot:
+            yield f"max_num_tokens is {stated}, but {slots} slots hold {overshoot} less, as verify runs ahead"
 
 
 def _field_checks(stage: Stage, name: str, found: Message, expected: Message, without: Sequence[str] = ()) -> None:

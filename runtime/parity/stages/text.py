@@ -34,7 +34,13 @@ def generation_stage(stage: Stage, answers: list[Answer], without_mtp: list[list
 
 
 def stock_stage(
-    stage: Stage, bundle: Path, texts: list[str], answers: list[Answer], max_tokens: int, threads: int
+    stage: Stage,
+    bundle: Path,
+    texts: list[str],
+    answers: list[Answer],
+    max_tokens: int,
+    threads: int,
+    context_length: int | None = None,
 ) -> None:
     """Stock LiteRT-LM on the CPU: greedy text with MTP on against off, and against the Python runtime's.
 
@@ -45,13 +51,17 @@ def stock_stage(
         answers: the Python runtime's.
         max_tokens: of each answer.
         threads: CPU threads.
+        context_length: to load the bundle with; None for what it asks for.
     """
     if find_spec("litert_lm") is None:
         stage.skip("MTP changes no text", "litert-lm is not installed")
         return
     try:
         off, on = (
-            run_stock(bundle, texts, speculative=mtp, threads=threads, max_tokens=max_tokens) for mtp in (False, True)
+            run_stock(
+                bundle, texts, speculative=mtp, threads=threads, max_tokens=max_tokens, context_length=context_length
+            )
+            for mtp in (False, True)
         )
     except StockRuntimeError as error:
         stage.holds("LiteRT-LM runs the bundle", [" ".join(str(error).split())[:300]])
