@@ -85,6 +85,7 @@ class Exports:
         backends: tuple[str, ...] = BACKENDS,
         adapters: tuple[Path, ...] = (),
         kv_cache: CacheFormat = "fp32",
+        fixed_context: bool = False,
     ) -> Path:
         """Folder of the export called `name`, made now if it is new."""
         out = self.folder / name
@@ -104,6 +105,7 @@ class Exports:
                 activations=activations,
                 backends=backends,
                 kv_cache=kv_cache,
+                fixed_context=fixed_context,
             )
             reporter = Reporter(Console(stderr=True))
             export(pair, options, out, reporter, skeleton_cache=self.skeletons, tflite_files=True)

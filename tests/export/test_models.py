@@ -15,8 +15,10 @@ from gemma_mtp.export.checkpoint.weights import decode_weights, drafter_weights,
 from gemma_mtp.export.models.drafter import DrafterModel
 from gemma_mtp.export.models.embedders import embed, embed_per_layer
 from gemma_mtp.export.models.kv_cache import KVSignature, kv_signature
+from gemma_mtp.export.models.layers import rotary_rows
 from gemma_mtp.export.models.pieces import Directly
 from gemma_mtp.export.models.target import TargetModel
+from gemma_mtp.runtime.bundle.names import ROPE_STRIDE, ROPE_TABLES
 from gemma_mtp.runtime.parity.oracle.reference import draft, target_states
 from tests.support import oracle
 
@@ -32,6 +34,11 @@ PATTERNS = {
 def param_tensor(first: int, end: int) -> torch.Tensor:
     """What LiteRT-LM passes for slots `first`..`end - 1`."""
     return torch.tensor([first, end, end, 0, 0, 0, 0]).int().view(1, 1, 1, 7)
+
+
+def _tables(layer_type: str) -> list[tuple[str, int]]:
+    """A layer type's rotary tables, and the positions from one of their rows to the next."""
+    return list(zip(ROPE_TABLES[layer_type], (1, ROPE_STRIDE), strict=True))
 
 
 class Pair:
@@ -61,7 +68,8 @@ class Pair:
 
     @staticmethod
     def _rope(config) -> dict[str, torch.Tensor]:
-        return {"rope.sliding": rope_table(config.sliding, LENGTH), "rope.full": rope_table(config.full, LENGTH)}
+        tables = ((name, config.attention_of(kind), step) for kind in ROPE_TABLES for name, step in _tables(kind))
+        return {name: rope_table(attention, ROPE_STRIDE, step) for name, attention, step in tables}
 
     def step(self, first: int, tokens: list[int]) -> dict[str, torch.Tensor]:
         """Inputs of a target pass over `tokens` from slot `first` on."""
@@ -133,11 +141,13 @@ def with_sliding(**changes: object) -> Callable[[Pair], None]:
 
 
 def with_rope_base(pair: Pair) -> None:
-    pair.weights["rope.sliding"] = rope_table(replace(pair.target_config.sliding, rope_theta=2e4), LENGTH)
+    pair.weights["rope.sliding.fine"] = rope_table(replace(pair.target_config.sliding, rope_theta=2e4), LENGTH, 1)
 
 
 def with_full_rotation(pair: Pair) -> None:
-    pair.weights["rope.full"] = rope_table(replace(pair.target_config.full, rotated_pairs=16), LENGTH)
+    attention = replace(pair.target_config.full, rotated_pairs=16)
+    for name, step in _tables("full_attention"):
+        pair.weights[name] = rope_table(attention, LENGTH, step)
 
 
 FAULTS = {
@@ -203,9 +213,58 @@ def test_draft_steps_equal_transformers_drafter(slot: int, dense_head: bool) -> 
 
 
 def test_weight_lists_name_every_tensor_of_the_checkpoints(pair: Pair) -> None:
-    target = {w.source for w in decode_weights(pair.target_config, LENGTH)} | {"embed_tokens_per_layer.weight"}
+    target = {w.source for w in decode_weights(pair.target_config)} | {"embed_tokens_per_layer.weight"}
     assert target - {None} == {name for name in pair.weights if not name.startswith("rope.")} - {"lm_head.weight"}
     drafter = {w.source for w in drafter_weights(pair.drafter_config, LENGTH)} - {None}
     own = set(pair.drafter.state_dict()) - {"lm_head.weight"}
     assert drafter == {name.removeprefix("model.") for name in own}
-    assert set(prefill_weights(pair.target_config, LENGTH)) < set(decode_weights(pair.target_config, LENGTH))
+    assert set(prefill_weights(pair.target_config)) < set(decode_weights(pair.target_config))
+
+
+def test_rotary_rows_add_angles_up_to_the_longest_context(pair: Pair) -> None:
+    """A far position's row is the sum of two angles, exact but for float32; near ones are transformers' own bits."""
+    config, positions = pair.target_config, 131_072
+    near, far = torch.arange(ROPE_STRIDE), torch.tensor([ROPE_STRIDE, 1_023, 32_001, positions - 1])
+    for kind in sorted(set(config.layer_types)):
+        attention = config.attention_of(kind)
+        fine, coarse = (
+            rope_table(attention, rows, step)
+            for rows, step in ((ROPE_STRIDE, 1), (positions // ROPE_STRIDE, ROPE_STRIDE))
+        )
+        assert torch.equal(rotary_rows(near.int(), fine, coarse).squeeze(), fine)
+        pairs = torch.arange(0, 2 * attention.rotated_pairs, 2).float()
+        frequencies = 1.0 / (attention.rope_theta ** (pairs / attention.head_dim))
+        angles = far[:, None].double() * frequencies.double()
+        exact = torch.cat((angles.cos(), angles.sin()), dim=-1)
+        # The fine table rounds its angles to float32, as transformers does. The planted fault: the row before.
+        for shift, agrees in ((0, True), (1, False)):
+            rows = rotary_rows((far - shift).int(), fine, coarse)[0, :, 0]
+            assert bool((rows - exact).abs().max() < 4e-5) is agrees
+
+
+@torch.no_grad()
+def test_a_pass_that_overruns_the_caches_keeps_what_they_hold(pair: Pair) -> None:
+    """Five rows from the last slot but one of 47, a placeholder: two fit, no earlier one changes."""
+    short = kv_signature(pair.target_config, pair.drafter_config, 47)
+    generator = torch.Generator().manual_seed(5)
+    old = {name: torch.randn(shape, generator=generator) for name, shape in short.target_shapes().items()}
+    padded = {name: torch.zeros(shape) for name, shape in pair.kv.target_shapes().items()}
+    for cache in short.target:
+        padded[cache.key_name][:, :, :47] = old[cache.key_name]
+        padded[cache.value_name][..., :47] = old[cache.value_name]
+    inputs = pair.step(45, pair.tokens[:5])
+    wide = torch.full((1, 1, 5, 2 * 47), -1e30)
+    for row in range(5):
+        wide[0, 0, row, : 46 + row] = 0
+    overrun = TargetModel(pair.target_config, short)
+    logits, _, found = overrun.decode(pair.weights, **{**inputs, "mask": wide}, caches=dict(old))
+    for cache in short.target:
+        assert torch.equal(found[cache.key_name][:, :, :45], old[cache.key_name][:, :, :45])
+        assert torch.equal(found[cache.value_name][..., :45], old[cache.value_name][..., :45])
+    # As two plain steps, of which the second is the context's last.
+    model, caches = TargetModel(pair.target_config, pair.kv), padded
+    for row in range(2):
+        expected, _, caches = model.decode(
+            pair.weights, **pair.step(45 + row, pair.tokens[row : row + 1]), caches=caches
+        )
+        close(logits[0, row : row + 1], expected[0])

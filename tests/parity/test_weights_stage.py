@@ -120,7 +120,7 @@ def _last_bit(sections: Sections) -> None:
 
 
 def _late(sections: Sections) -> None:
-    table = sections.weight("mtp_drafter", "rope.sliding")
+    table = sections.weight("mtp_drafter", "rope.sliding.fine")
     table[:-1] = table[1:].copy()
 
 
@@ -163,15 +163,15 @@ for _format in ("fp32", "int8"):
             ),
             (
                 "a row of a rotary table",
-                _zeroed(PREFILL, "rope.full", 200),
+                _zeroed(PREFILL, "rope.full.fine", 200),
                 f"{PREFILL}: every",
-                ("rope.full", "position 200"),
+                ("rope.full.fine", "position 200"),
             ),
             (
                 "the drafter's rotary table a position late",
                 _late,
                 f"{MTP}: every",
-                ("rope.sliding", "position"),
+                ("rope.sliding.fine", "position"),
             ),
             ("a norm off by a tenth", _scaled(PREFILL, NORM, 1.1), f"{PREFILL}: every", (NORM, "192 of 192 rows")),
             (

@@ -122,7 +122,7 @@ def _rope(table: str, head_dim: int, theta: float, shift: int = 0) -> Callable[[
 
 
 def _later_position(model: Surgery) -> None:
-    for table in ("rope.sliding", "rope.full"):
+    for table in ("rope.sliding.fine", "rope.full.fine"):
         rope = model.weight(table)
         rope[:-1] = rope[1:].copy()
 
@@ -215,7 +215,7 @@ def _rolled(name: str, axis: int, share: int) -> Callable[[Surgery], None]:
 
 def _turned_back(model: Surgery) -> None:
     """RoPE in the other direction; query and key still agree with each other."""
-    for table in ("rope.sliding", "rope.full"):
+    for table in ("rope.sliding.fine", "rope.full.fine"):
         rope = model.weight(table)
         rope[:, rope.shape[1] // 2 :] *= -1
 
@@ -224,8 +224,8 @@ FAULTS = {
     "a transposed weight": of_weights(TARGET, _transposed("layers.1.self_attn.q_proj.weight"), "prefill"),
     "two swapped layers": of_weights(TARGET, _swapped_layers(1, 2), "prefill"),
     "another RMSNorm epsilon": Fault(TARGET, _epsilon, "prefill"),
-    "another RoPE base": of_weights(TARGET, _rope("rope.sliding", 32, 11_000.0), "prefill"),
-    "another partial rotary factor": of_weights(TARGET, _rope("rope.full", 16, 1e6), "prefill"),
+    "another RoPE base": of_weights(TARGET, _rope("rope.sliding.fine", 32, 11_000.0), "prefill"),
+    "another partial rotary factor": of_weights(TARGET, _rope("rope.full.fine", 16, 1e6), "prefill"),
     "RoPE turned back": of_weights(TARGET, _turned_back, "prefill"),
     "the target's window one wider": Fault(TARGET, graphs.window(1), "prefill"),
     "the target's window one narrower": Fault(TARGET, graphs.window(-1), "prefill"),

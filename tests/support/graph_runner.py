@@ -52,9 +52,10 @@ class GraphRunner:
             self.signatures["per_layer_embedder"](token_ids=ids)["per_layer_embeddings"],
         )
 
-    def _step(self, positions: np.ndarray, first: int, end: int) -> Arrays:
+    def _step(self, signature: str, positions: np.ndarray, first: int, end: int) -> Arrays:
         """Positions, causal mask up to each query and parameters of a step that fills slots `first`..`end - 1`."""
-        mask = np.full((1, 1, len(positions), self.length), _MASKED, dtype=np.float32)
+        shape = self.signatures[signature].get_input_details()["mask"]["shape"]
+        mask = np.full(shape, _MASKED, dtype=np.float32)
         for row, position in enumerate(positions[: end - first]):
             mask[0, 0, row, : position + 1] = 0
         param = np.array([first, end, end, 0, 0, 0, 0], dtype=np.int32).reshape(1, 1, 1, 7)
@@ -70,7 +71,7 @@ class GraphRunner:
         outputs = runner(
             embeddings=np.concatenate([found[0] for found in looked_up], axis=1),
             per_layer_embeddings=np.concatenate([found[1] for found in looked_up], axis=1),
-            **self._step(positions, first, first + len(tokens)),
+            **self._step(signature, positions, first, first + len(tokens)),
             **self.caches,
         )
         self.caches = {name: outputs[name] for name in self.caches}
@@ -93,7 +94,7 @@ class GraphRunner:
         for _ in range(count):
             outputs = self.signatures["mtp_drafter"](
                 activations=np.concatenate([self.embed(token)[0], state], axis=-1),
-                **self._step(np.array([slot - 1]), slot - 1, slot),
+                **self._step("mtp_drafter", np.array([slot - 1]), slot - 1, slot),
                 **{name: self.caches[name] for name in read},
             )
             token, state = int(outputs["logits"].argmax()), outputs["projected_activations"]
