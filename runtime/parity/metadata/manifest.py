@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from ...bundle.inspection import Inspection
 from ...bundle.names import MANIFEST_NAME, MTP_DRAFTER, PREFILL_DECODE
+from ...bundle.placeholder import is_placeholder
 from ...errors import UserError
 from ..report.report import Stage
 from .fields import json_differences
@@ -127,7 +129,13 @@ def option_problems(options: Mapping[str, Any], inspection: Inspection) -> Itera
     }
     if inspection.bundle.llm_metadata is not None:
         found["context_length"] = inspection.bundle.llm_metadata.max_num_tokens
-    yield from json_differences(found, {key: options[key] for key in found})
+    expected = {key: options[key] for key in found}
+    if inspection.contexts:
+        # What can be chosen at load ends below the first placeholder above it.
+        found["context_length"] = inspection.slots
+        above = itertools.count(options["context_length"] + 1)
+        expected["context_length"] = next(length for length in above if is_placeholder(length))
+    yield from json_differences(found, expected)
     activations, backends = options["activations"], list(options["backends"])
     items = {"prefer_activation_type": _ACTIVATIONS[activations]} if activations else {}
     if backends != _ALL_BACKENDS:

@@ -9,7 +9,14 @@ from litert_lm_builder import litertlm_core
 from litert_lm_builder.litertlm_builder import Backend
 
 from ...bundle.container import MODEL_SECTION, BundleFile, Section
-from ...bundle.names import EMBEDDER, MTP_DRAFTER, PER_LAYER_EMBEDDER, PREFILL_DECODE, TEMPLATE_NOTE
+from ...bundle.names import (
+    EMBEDDER,
+    MTP_DRAFTER,
+    PER_LAYER_EMBEDDER,
+    PREFILL_DECODE,
+    SMALLEST_CONTEXT_NOTE,
+    TEMPLATE_NOTE,
+)
 
 _TOKENIZERS = ("HF_Tokenizer_Zlib", "SP_Tokenizer")
 _MODELS = (PREFILL_DECODE, EMBEDDER, PER_LAYER_EMBEDDER, MTP_DRAFTER)
@@ -73,5 +80,5 @@ def note_problems(bundle: BundleFile, template_note: str) -> Iterator[str]:
     for key, value in bundle.system_metadata.items():
         if key == TEMPLATE_NOTE and value != template_note:
             yield f"{key} is {value!r}, expected {template_note!r}"
-        elif key not in (*_FREE_NOTES, TEMPLATE_NOTE):
+        elif key not in (*_FREE_NOTES, TEMPLATE_NOTE, SMALLEST_CONTEXT_NOTE):
             yield f"{key} is {value!r}, which nothing is known of"

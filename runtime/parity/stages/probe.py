@@ -12,8 +12,9 @@ from ...decoding.engine import Engine
 class Probe:
     """A sequence to run and the slots to look at.
 
-    `tokens` reach past the context by the longest draft, as LiteRT-LM's last round does. `slots` maps each slot to why
-    it matters; a pass of `draft_tokens` + 1 tokens from any of them stays within `tokens`.
+    `tokens` reach past the context by the longest draft, as LiteRT-LM's last round does, where the caches do. `slots`
+    maps each slot to why it matters; a pass of `draft_tokens` + 1 tokens from any of them stays within `tokens`, or
+    runs over the caches' end.
     """
 
     tokens: tuple[int, ...]
@@ -24,7 +25,8 @@ class Probe:
     @property
     def rows(self) -> list[int]:
         """Every row that is compared: each slot and the draft after it."""
-        return sorted({slot + ahead for slot in self.slots for ahead in range(self.draft_tokens + 1)})
+        ahead = range(self.draft_tokens + 1)
+        return sorted({row for slot in self.slots for row in (slot + step for step in ahead) if row < len(self.tokens)})
 
 
 def make_probe(engine: Engine, texts: Sequence[Sequence[int]], context: int, window: int, limit: int | None) -> Probe:
@@ -39,7 +41,7 @@ def make_probe(engine: Engine, texts: Sequence[Sequence[int]], context: int, win
     """
     draft_tokens = engine.contract.default_draft_tokens
     length = min(context, limit or context)
-    tokens = _fill(texts, length + draft_tokens)
+    tokens = _fill(texts, min(length + draft_tokens, engine.contract.slots))
     slots = {0: "the first token", 1: "the first draft"}
 
     def around(border: int, what: str) -> None:
