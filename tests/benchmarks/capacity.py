@@ -1,167 +1,187 @@
-"""What a pass costs as caches grow, with the same text in them: `python -m tests.benchmarks.capacity`.
+"""What a pass costs, and what it does not pay for: `python -m tests.benchmarks.capacity`.
 
-E2B's and its assistant's sizes with their true window of 512, fewer layers, made-up int8 weights; ratios to the
-shortest cache, passes in turns in one run. The last line is one JSON object.
+Decode, verify and draft step over five things that an exporter or an app chooses: how long the context can be, how much
+of it is used, how many tokens are drafted, how caches are stored, and the context at load. What is compared runs in
+turns in one run; each figure is the best of the repetitions, with its ratio to the first of its kind. Prints a table
+for each, and one JSON object last; `--plot` draws them.
 """
 
 from __future__ import annotations
 
-import argparse
+import gc
 import json
+import os
+import platform
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import click
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
 
-from gemma_mtp.export.checkpoint.config import read_drafter_config, read_target_config
-from gemma_mtp.export.checkpoint.values import Part
-from gemma_mtp.export.checkpoint.weights import INVERSE_ORDERING, Weight
-from gemma_mtp.export.demo import SMALL_PAIR
-from gemma_mtp.export.graphs.bind import bind, write_model
-from gemma_mtp.export.graphs.blocks import loop_over_blocks
-from gemma_mtp.export.graphs.convert import convert
-from gemma_mtp.export.graphs.signatures import Signature, drafter_signature, target_signatures
-from gemma_mtp.export.graphs.skeleton import merge
 from gemma_mtp.export.graphs.skeleton_cache import SkeletonCache
-from gemma_mtp.export.graphs.storage import CHOSEN
-from gemma_mtp.export.models.kv_cache import kv_signature
-from gemma_mtp.quantize.formats import storage
-from gemma_mtp.runtime.bundle.loading import ModelSource
-from gemma_mtp.runtime.bundle.model_file import read_model_file
-from gemma_mtp.runtime.decoding.compiled import Graph, compile_model
-from tests.benchmarks.widths import E2B, wide_drafter_json, wide_target_json
+from gemma_mtp.export.models.kv_cache import CACHE_DTYPES, cache_length, placeholder_length
+from tests.benchmarks.passes import Passes, Shape, build
+from tests.benchmarks.widths import E2B
 
-WINDOW = 512
-DRAFT_TOKENS = 4
-Inputs = dict[str, np.ndarray]
-
-
-def signatures(slots: int, layers: int) -> tuple[list[Signature], Signature]:
-    """Decode and verify of the target, and the drafter, on caches of `slots`."""
-    widths = replace(E2B, layers=layers, kv_shared_layers=layers // 2)
-    small = [json.loads((SMALL_PAIR / name / "config.json").read_text("utf-8")) for name in ("target", "drafter")]
-    for config in small:
-        config["text_config"]["sliding_window"] = WINDOW
-    target = read_target_config(wide_target_json(small[0], widths), "target")
-    drafter = read_drafter_config(wide_drafter_json(small[1], widths), "drafter")
-    kv = kv_signature(target, drafter, slots)
-    return (
-        target_signatures(target, kv, prefill_lengths=(), draft_tokens=DRAFT_TOKENS),
-        drafter_signature(target, drafter, kv),
-    )
+_PACKAGES = ("ai-edge-litert", "litert-torch", "torch")
+_LONGEST_DRAFT = 8
+_CHOSEN = 1024
+# Milliseconds by pass and variant.
+Times = dict[str, dict[str, float]]
+Variants = dict[str, dict[str, Callable[[], None]]]
 
 
-def made_up(weight: Weight) -> Iterator[Part]:
-    """Rows that repeat, so that gigabytes cost no time to make."""
-    rows, row = weight.shape[0], weight.shape[1:]
-    if weight.name == INVERSE_ORDERING:
-        yield lambda: iter([np.arange(rows, dtype=np.int32)])
-        return
-    block = np.random.default_rng(0).normal(0, 0.02, (min(rows, 256), *row)).astype(np.float32)
-    for first in range(0, rows, len(block)):
-        yield lambda first=first: iter([block[: rows - first]])
+@dataclass(frozen=True)
+class Setting:
+    """Where models lie, and what is common to all that is measured."""
+
+    base: Shape
+    folder: Path
+    skeletons: SkeletonCache
+    threads: int
+
+    def passes(self, *, context: int = 0, **changed: Any) -> Passes:
+        """Those of the base shape with fields `changed`, at a `context` chosen at load."""
+        shape = replace(self.base, **changed)
+        return Passes(build(shape, self.folder, self.skeletons), self.threads, shape.slots, context)
 
 
-def write_file(skeleton: Any, weights: dict[str, Weight], path: Path) -> None:
-    """A .tflite file of `skeleton` with int8 weights that are made up."""
-    stored = {name: storage("int8" if weight.role in CHOSEN else "fp32") for name, weight in weights.items()}
-    bound = bind(skeleton, weights, stored)
-    with path.open("w+b") as file:
-
-        def put(at: int, content: Any) -> None:
-            file.seek(at)
-            file.write(content)
-
-        write_model(bound, made_up, put)
-        file.truncate(bound.size)
+def by_capacity(setting: Setting, contexts: list[int], filled: int) -> Variants:
+    """Caches for ever longer contexts, with as much in them."""
+    return {f"{context:,}": setting.passes(slots=_slots(context)).filled(filled) for context in contexts}
 
 
-def inputs_of(graph: Graph, slots: int, filled: int, drafter: bool) -> Inputs:
-    """Inputs of a pass with `filled` slots in the caches."""
-    rng, inputs = np.random.default_rng(1), {}
-    tokens = next(tensor.shape[0] for tensor in graph.info.inputs if tensor.name == "input_pos")
-    start = filled - 1 if drafter else filled
-    positions = np.arange(start, start + tokens)
-    for tensor in graph.info.inputs:
-        if tensor.name == "input_pos":
-            inputs[tensor.name] = positions.astype(np.int32)
-        elif tensor.name == "mask":
-            visible = np.arange(slots) <= positions[:, None]
-            inputs[tensor.name] = np.where(visible, 0, -1e30).astype(np.float32)[None, None]
-        elif tensor.name == "param_tensor":
-            inputs[tensor.name] = np.array([start, start + tokens, start + tokens, 0, 0, 0, 0], np.int32).reshape(
-                1, 1, 1, 7
-            )
-        elif not tensor.name.startswith("kv_cache"):
-            inputs[tensor.name] = rng.normal(0, 1, tensor.shape).astype(np.float32)
-    return inputs
+def by_fill(setting: Setting, context: int, filled: int) -> Variants:
+    """The longest context, ever more of it in use."""
+    passes = setting.passes(slots=_slots(context))
+    steps = [filled, *(part for part in (context // 16, context // 4, context - 16) if part > filled)]
+    return {f"{count:,}": passes.filled(count) for count in steps}
 
 
-def build(slots: int, layers: int, folder: Path, cache: Path | None) -> dict[str, Path]:
-    """Models with made-up weights on caches of `slots`; kept in `folder` if they are there already."""
-    target, drafter = signatures(slots, layers)
-    paths = {"target": folder / f"target-{slots}.tflite", "drafter": folder / f"drafter-{slots}.tflite"}
-    if not all(path.exists() for path in paths.values()):
-        traced = convert([*target, drafter], cache=SkeletonCache(cache) if cache else None)
-        for name, entries in (("target", target), ("drafter", [drafter])):
-            weights = {weight.name: weight for entry in entries for weight in entry.weights}
-            skeleton = merge([traced[entry.name] for entry in entries])
-            loop_over_blocks(skeleton, WINDOW)
-            write_file(skeleton, weights, paths[name])
-    return paths
+def by_draft_length(setting: Setting, context: int, filled: int) -> Variants:
+    """Verify passes of 2 to 9 tokens, which a draft of one less takes."""
+    passes = setting.passes(slots=_slots(context), draft_tokens=tuple(range(1, _LONGEST_DRAFT + 1))).filled(filled)
+    steps = {"no draft": passes["decode"]} | {str(n): passes[f"verify {n + 1}"] for n in range(1, _LONGEST_DRAFT + 1)}
+    return {drafted: {"pass": run} for drafted, run in steps.items()}
 
 
-def passes(paths: dict[str, Path], slots: int, filled: int, threads: int) -> dict[str, Any]:
-    """A function for each kind of pass that runs it once."""
-    found: dict[str, Any] = {}
-    caches: dict[str, Any] = {}
-    for name, path in paths.items():
-        info = read_model_file(path)
-        model = compile_model(ModelSource(info, path.read_bytes, str(path)), threads)
-        for signature in info.signatures:
-            graph = Graph(model, signature)
-            caches = caches or graph.create_caches()
-            inputs = inputs_of(graph, slots, filled, name == "drafter")
-            found[signature.name] = partial(graph.run, inputs, caches, caches)
-    return found
+def by_cache_format(setting: Setting, context: int, filled: int) -> Variants:
+    """Caches in every format."""
+    return {stored: setting.passes(slots=_slots(context), kv_cache=stored).filled(filled) for stored in CACHE_DTYPES}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--slots", default="528,4112,32784")
-    parser.add_argument("--filled", type=int, default=500)
-    parser.add_argument("--layers", type=int, default=10)
-    parser.add_argument("--repetitions", type=int, default=20)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--cache", type=Path, help="folder of traced graphs")
-    parser.add_argument("--folder", type=Path, help="where models are kept for further runs")
-    options = parser.parse_args()
-    sizes = [int(slots) for slots in options.slots.split(",")]
+def by_context_at_load(setting: Setting, contexts: list[int], filled: int) -> Variants:
+    """One export whose context is chosen when it is loaded, beside one that has no more to give."""
+    placeholder = placeholder_length(max(contexts))
+    chosen = {
+        f"{context:,} of {max(contexts):,}": setting.passes(slots=placeholder, context=context).filled(filled)
+        for context in (_CHOSEN, *(context for context in contexts if context > _CHOSEN))
+    }
+    return {f"fixed {_CHOSEN:,}": setting.passes(slots=_CHOSEN).filled(filled), **chosen}
+
+
+def _slots(context: int) -> int:
+    return cache_length(context, _LONGEST_DRAFT)
+
+
+def measure(variants: Variants, repetitions: int) -> Times:
+    """The best time of every pass of every variant, in milliseconds; variants take turns."""
+    best: Times = {}
+    for _ in range(repetitions):
+        for variant, passes in variants.items():
+            for kind, run in passes.items():
+                begun = time.perf_counter()
+                run()
+                milliseconds = (time.perf_counter() - begun) * 1e3
+                times = best.setdefault(kind, {})
+                times[variant] = min(times.get(variant, milliseconds), milliseconds)
+    return best
+
+
+def show(title: str, times: Times, console: Console) -> None:
+    """A row for each variant: milliseconds of its passes, and their ratios to the first variant's."""
+    table = Table("", *times, title=title)
+    for variant in next(iter(times.values())):
+        cells = [f"{of[variant]:.2f} (x{of[variant] / next(iter(of.values())):.2f})" for of in times.values()]
+        table.add_row(variant, *cells)
+    console.print(table)
+
+
+def draw(found: dict[str, Times], path: Path) -> None:
+    """All tables as bars, ratios to the first variant, into one picture (SVG, PNG or PDF by its name)."""
+    figure = Figure(figsize=(9, 3 * len(found)), layout="constrained")
+    for axes, (title, times) in zip(figure.subplots(len(found), squeeze=False)[:, 0], found.items(), strict=True):
+        variants = list(next(iter(times.values())))
+        for place, (kind, of) in enumerate(times.items()):
+            ratios = [of[variant] / of[variants[0]] for variant in variants]
+            left = [index + 0.8 * place / len(times) for index in range(len(variants))]
+            bars = axes.bar(left, ratios, 0.8 / len(times), align="edge", label=kind)
+            axes.bar_label(bars, [f"{of[variant]:.1f}" for variant in variants], fontsize=7)
+        axes.set_xticks([index + 0.4 for index in range(len(variants))], variants)
+        axes.set_title(f"{title} (bars: ratio to the first; above: ms)", fontsize=10)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(fontsize=8, frameon=False)
+    figure.savefig(path)
+
+
+def about() -> dict[str, Any]:
+    """Machine, versions and date."""
+    return {
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "python": platform.python_version(),
+        "packages": {package: version(package) for package in _PACKAGES},
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+@click.command(help=__doc__)
+@click.option("--contexts", default="512,4096,32768", show_default=True, help="Contexts that caches are made for.")
+@click.option("--filled", default=500, show_default=True, help="Slots in use, where that is not what changes.")
+@click.option("--layers", default=10, show_default=True, help="Of the target; half of them share KV.")
+@click.option("--repetitions", default=30, show_default=True)
+@click.option("--threads", default=2, show_default=True)
+@click.option("--only", default="", help="Of the five, those with a name that contains this.")
+@click.option(
+    "--folder", type=click.Path(path_type=Path), help="Keep models (a few GB) and graphs here for further runs."
+)
+@click.option("--plot", type=click.Path(path_type=Path), help="Draw the tables into this file (.svg, .png, .pdf).")
+def main(
+    contexts: str, filled: int, layers: int, repetitions: int, threads: int, only: str, folder: Path, plot: Path
+) -> None:
+    console = Console()
+    lengths = [int(length) for length in contexts.split(",")]
+    middle, longest = lengths[len(lengths) // 2], lengths[-1]
     with tempfile.TemporaryDirectory() as temporary:
-        folder = options.folder or Path(temporary)
-        runs = {
-            slots: passes(build(slots, options.layers, folder, options.cache), slots, options.filled, options.threads)
-            for slots in sizes
+        place = folder or Path(temporary)
+        place.mkdir(parents=True, exist_ok=True)
+        widths = replace(E2B, layers=layers, kv_shared_layers=layers // 2)
+        setting = Setting(Shape(_slots(middle), widths), place, SkeletonCache(place / "skeletons"), threads)
+        parts: dict[str, Callable[[], Variants]] = {
+            "capacity": lambda: by_capacity(setting, lengths, filled),
+            "slots in use": lambda: by_fill(setting, longest, filled),
+            "draft length": lambda: by_draft_length(setting, middle, filled),
+            "cache format": lambda: by_cache_format(setting, middle, filled),
+            "context at load": lambda: by_context_at_load(setting, lengths, filled),
         }
-        best: dict[str, dict[int, float]] = {}
-        for _ in range(options.repetitions):
-            for slots, kinds in runs.items():
-                for kind, run in kinds.items():
-                    begun = time.perf_counter()
-                    run()
-                    seconds = time.perf_counter() - begun
-                    of_kind = best.setdefault(kind, {})
-                    of_kind[slots] = min(of_kind.get(slots, seconds), seconds)
-    for kind, times in best.items():
-        shortest = times[sizes[0]]
-        shown = ", ".join(f"{slots}: {t * 1e3:.2f} ms (x{t / shortest:.2f})" for slots, t in times.items())
-        print(f"{kind}: {shown}")
-    print(json.dumps({kind: {str(slots): round(t * 1e3, 3) for slots, t in of.items()} for kind, of in best.items()}))
+        found: dict[str, Times] = {}
+        for title, variants in parts.items():
+            if only in title:
+                found[title] = measure(variants(), repetitions)
+                show(title, found[title], console)
+                gc.collect()  # Compiled models, gigabytes of them, before the next are made.
+    if plot:
+        draw(found, plot)
+    settings = {"contexts": lengths, "filled": filled, "layers": layers, "repetitions": repetitions, "threads": threads}
+    print(json.dumps({"about": about(), "settings": settings, "milliseconds": found}))
 
 
 if __name__ == "__main__":

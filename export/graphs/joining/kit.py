@@ -29,17 +29,18 @@ class Kit(torch.nn.Module):
 
     def samples(self) -> dict[str, Tensors]:
         """Arguments to trace with."""
-        parts = enumerate(self.recording.parts)
         return {
             _ARGUMENTS: {
-                place(number, index): torch.zeros_like(tensor, device="cpu")
-                if index >= len(part.weights)
-                # Never written or read, so these cost no memory however large they are.
-                else torch.empty_like(tensor, device="cpu")
-                for number, part in parts
+                place(number, index): _sample(tensor)
+                for number, part in enumerate(self.recording.parts)
                 for index, tensor in enumerate(part.inputs)
             }
         }
+
+
+def _sample(tensor: torch.Tensor) -> torch.Tensor:
+    """Integers are places, and 0 is one. The rest is never written or read, so it costs no memory however large."""
+    return (torch.zeros_like if tensor.dtype == torch.int32 else torch.empty_like)(tensor, device="cpu")
 
 
 def place(part: int, index: int) -> str:
