@@ -28,12 +28,12 @@ from rich.table import Table
 
 from gemma_mtp.export.graphs.skeleton_cache import SkeletonCache
 from gemma_mtp.export.models.kv_cache import CACHE_DTYPES, cache_length, placeholder_length
-from tests.benchmarks.passes import Passes, Shape, build
-from tests.benchmarks.widths import E2B
+from tests.benchmarks.passes import WINDOW, Passes, Shape, build
+from tests.benchmarks.widths import E2B, MODERATE
 
 _PACKAGES = ("ai-edge-litert", "litert-torch", "torch")
 _LONGEST_DRAFT = 8
-_CHOSEN = 1024
+_SHAPES = {"e2b": E2B, "moderate": MODERATE}
 # Milliseconds by pass and variant.
 Times = dict[str, dict[str, float]]
 Variants = dict[str, dict[str, Callable[[], None]]]
@@ -78,14 +78,14 @@ def by_cache_format(setting: Setting, context: int, filled: int) -> Variants:
     return {stored: setting.passes(slots=_slots(context), kv_cache=stored).filled(filled) for stored in CACHE_DTYPES}
 
 
-def by_context_at_load(setting: Setting, contexts: list[int], filled: int) -> Variants:
-    """One export whose context is chosen when it is loaded, beside one that has no more to give."""
+def by_context_at_load(setting: Setting, contexts: list[int], chosen: int, filled: int) -> Variants:
+    """One export whose context is chosen when it is loaded, beside one that has no more than `chosen` to give."""
     placeholder = placeholder_length(max(contexts))
-    chosen = {
-        f"{context:,} of {max(contexts):,}": setting.passes(slots=placeholder, context=context).filled(filled)
-        for context in (_CHOSEN, *(context for context in contexts if context > _CHOSEN))
-    }
-    return {f"fixed {_CHOSEN:,}": setting.passes(slots=_CHOSEN).filled(filled), **chosen}
+    variants = {f"fixed {chosen:,}": setting.passes(slots=_slots(chosen)).filled(filled)}
+    for context in (chosen, *(context for context in contexts if context > chosen)):
+        name = f"{context:,} of {max(contexts):,}"
+        variants[name] = setting.passes(slots=placeholder, context=context).filled(filled)
+    return variants
 
 
 def _slots(context: int) -> int:
@@ -146,6 +146,9 @@ def about() -> dict[str, Any]:
 @click.command(help=__doc__)
 @click.option("--contexts", default="512,4096,32768", show_default=True, help="Contexts that caches are made for.")
 @click.option("--filled", default=500, show_default=True, help="Slots in use, where that is not what changes.")
+@click.option("--chosen", default=1024, show_default=True, help="What is chosen at load of the longest of them.")
+@click.option("--shape", type=click.Choice(list(_SHAPES)), default="e2b", show_default=True)
+@click.option("--window", default=WINDOW, show_default=True, help="Slots that sliding layers see.")
 @click.option("--layers", default=10, show_default=True, help="Of the target; half of them share KV.")
 @click.option("--repetitions", default=30, show_default=True)
 @click.option("--threads", default=2, show_default=True)
@@ -155,7 +158,17 @@ def about() -> dict[str, Any]:
 )
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw the tables into this file (.svg, .png, .pdf).")
 def main(
-    contexts: str, filled: int, layers: int, repetitions: int, threads: int, only: str, folder: Path, plot: Path
+    contexts: str,
+    filled: int,
+    chosen: int,
+    shape: str,
+    window: int,
+    layers: int,
+    repetitions: int,
+    threads: int,
+    only: str,
+    folder: Path | None,
+    plot: Path | None,
 ) -> None:
     console = Console()
     lengths = [int(length) for length in contexts.split(",")]
@@ -163,14 +176,16 @@ def main(
     with tempfile.TemporaryDirectory() as temporary:
         place = folder or Path(temporary)
         place.mkdir(parents=True, exist_ok=True)
-        widths = replace(E2B, layers=layers, kv_shared_layers=layers // 2)
-        setting = Setting(Shape(_slots(middle), widths), place, SkeletonCache(place / "skeletons"), threads)
+        widths = replace(_SHAPES[shape], layers=layers, kv_shared_layers=layers // 2)
+        setting = Setting(
+            Shape(_slots(middle), widths, window=window), place, SkeletonCache(place / "skeletons"), threads
+        )
         parts: dict[str, Callable[[], Variants]] = {
             "capacity": lambda: by_capacity(setting, lengths, filled),
             "slots in use": lambda: by_fill(setting, longest, filled),
             "draft length": lambda: by_draft_length(setting, middle, filled),
             "cache format": lambda: by_cache_format(setting, middle, filled),
-            "context at load": lambda: by_context_at_load(setting, lengths, filled),
+            "context at load": lambda: by_context_at_load(setting, lengths, chosen, filled),
         }
         found: dict[str, Times] = {}
         for title, variants in parts.items():
@@ -180,7 +195,8 @@ def main(
                 gc.collect()  # Compiled models, gigabytes of them, before the next are made.
     if plot:
         draw(found, plot)
-    settings = {"contexts": lengths, "filled": filled, "layers": layers, "repetitions": repetitions, "threads": threads}
+    settings = {"contexts": lengths, "filled": filled, "chosen": chosen, "shape": shape, "window": window}
+    settings |= {"layers": layers, "repetitions": repetitions, "threads": threads}
     print(json.dumps({"about": about(), "settings": settings, "milliseconds": found}))
 
 

@@ -55,7 +55,8 @@ class Shape:
     @property
     def name(self) -> str:
         drafts = "-".join(map(str, self.draft_tokens))
-        return f"{self.widths.layers}-layers-{self.slots}-slots-{self.kv_cache}-{drafts}"
+        sizes = f"{self.widths.hidden}x{self.widths.layers}-window-{self.window}"
+        return f"{sizes}-{self.slots}-slots-{self.kv_cache}-{drafts}"
 
 
 @dataclass(frozen=True)
