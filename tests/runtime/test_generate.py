@@ -266,7 +266,7 @@ def test_drafter_that_reads_what_nobody_writes(models: dict[str, Path], tmp_path
     renamed = tmp_path / "mtp_drafter.tflite"
     renamed.write_bytes(models["mtp_drafter"].read_bytes().replace(b"kv_cache_k_3", b"kv_cache_k_9"))
     models["mtp_drafter"] = renamed
-    reason = "mtp_drafter reads kv_cache_k_9 as float32 [1, 1, 272, 32], but the target does not write it"
+    reason = "mtp_drafter reads kv_cache_k_9 as float32 [1, 1, 257, 32], but the target does not write it"
     refused(pack(models, TOKENIZER, tmp_path / "a.litertlm"), reason, run)
 
 
