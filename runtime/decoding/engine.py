@@ -128,9 +128,10 @@ class Engine:
         return None
 
     def fitting_draft(self, wanted: int, slot: int) -> int:
-        """The longest draft, at most `wanted`, whose verify pass from `slot` on stays within the caches."""
-        room = self.contract.slots - slot
-        lengths = [step.tokens - 1 for step in self.contract.verifies if step.tokens <= room]
+        """The longest draft, at most `wanted`, whose verify pass from `slot` on stays within the caches or may overrun
+        them."""
+        end = self.contract.slots
+        lengths = [s.tokens - 1 for s in self.contract.verifies if slot + s.tokens <= end or s.columns > end]
         return min(wanted, max(lengths, default=0))
 
     def draft_step(self, token: int, activation: np.ndarray, slot: int) -> tuple[np.ndarray, np.ndarray]:

@@ -145,7 +145,7 @@ FAULTS: dict[str, tuple[Planted, str]] = {
     "top-p": (sampler(p=0.01), "sampler_params.p is 0.0"),
     "temperature": (sampler(temperature=math.nan), "sampler_params.temperature is nan"),
     "seed": (sampler(seed=5), "sampler_params.seed is 5"),
-    "max_num_tokens too large": (llm(lambda m: setattr(m, "max_num_tokens", 272)), "slots hold 5 less"),
+    "max_num_tokens too large": (llm(lambda m: setattr(m, "max_num_tokens", 272)), "the placeholder for it 257"),
     "max_num_tokens of 0": (llm(lambda m: m.ClearField("max_num_tokens")), "max_num_tokens is 0"),
     "channel lost": (llm(lambda m: m.channels.pop()), "channels has 0 entries, expected 1"),
     "channel's end": (llm(lambda m: setattr(m.channels[0], "end", "<|channel>")), "channels[0].end is '<|channel>'"),
