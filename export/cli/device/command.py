@@ -64,7 +64,7 @@ def device_command(bundle: Path, prompts_file: Path, as_json: bool, **choices: A
     prompts = read_prompts(prompts_file)
     device = find_device(choices["serial"])
     file = bundle_file_in(bundle)
-    model = load_for(file, None, False)
+    model = load_for(file, None, choices["context_length"], False)
     if not model.bundle.contract.max_draft_tokens:
         raise UserError(f"{file}: has no drafter, so there is nothing to compare")
     start = model.bundle.tokenizer.decode(model.bundle.rules.start)
