@@ -104,7 +104,7 @@ class Comparison:
             UserError: the recipe does not fit the pair, or a prompt the context.
         """
         shapes = Shapes("pair", self.pair.target_config, self.pair.drafter_config)
-        components = component_bytes(shapes, recipe, self.options.backends, self.options.context_length)
+        components = component_bytes(shapes, recipe, self.options.backends)
         on_progress(recipe.name, "exporting")
         with _exported(self, recipe) as (path, model):
             size = path.stat().st_size

@@ -25,7 +25,6 @@ from ..checkpoint.weights import (
     per_layer_embedder_weights,
 )
 from ..graphs.storage import plan_storage, tensor_name, weight_bytes
-from ..options import DEFAULT_CONTEXT_LENGTH
 
 SHAPES = Path(__file__).parents[1] / "shapes"
 KNOWN = ("e2b", "e4b")
@@ -54,25 +53,22 @@ def known_shapes(name: str) -> Shapes:
     return Shapes(content.text("name"), read_target_config(target, str(path)), read_drafter_config(drafter, str(path)))
 
 
-def component_bytes(
-    shapes: Shapes, recipe: Recipe, backends: Sequence[str], length: int = DEFAULT_CONTEXT_LENGTH
-) -> dict[str, int]:
+def component_bytes(shapes: Shapes, recipe: Recipe, backends: Sequence[str]) -> dict[str, int]:
     """Bytes of weights by component (`target.mlp`, `embedder`, ...; `exact` is what no recipe changes), with scales.
 
     Args:
         shapes: of the pair.
         recipe: how its weights are stored.
         backends: that it must run on.
-        length: positions in the rotary tables, of which target and drafter have one each.
 
     Raises:
         UserError: the recipe does not fit; see `plan_storage`.
     """
     lists = {
-        PREFILL_DECODE: (shapes.target, decode_weights(shapes.target, length)),
+        PREFILL_DECODE: (shapes.target, decode_weights(shapes.target)),
         EMBEDDER: (shapes.target, embedder_weights(shapes.target)),
         PER_LAYER_EMBEDDER: (shapes.target, per_layer_embedder_weights(shapes.target)),
-        MTP_DRAFTER: (shapes.drafter, drafter_weights(shapes.drafter, length)),
+        MTP_DRAFTER: (shapes.drafter, drafter_weights(shapes.drafter, shapes.target.max_position_embeddings)),
     }
     models = {name: _Weights(config, {w.name: w for w in weights}) for name, (config, weights) in lists.items()}
     stored = plan_storage(models, recipe, backends)

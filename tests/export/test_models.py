@@ -257,7 +257,7 @@ def test_a_pass_that_overruns_the_caches_keeps_what_they_hold(pair: Pair) -> Non
     for row in range(5):
         wide[0, 0, row, : 46 + row] = 0
     overrun = TargetModel(pair.target_config, short)
-    logits, _, found = overrun.decode(pair.weights, **{**inputs, "mask": wide}, caches=dict(old))
+    logits, _, found = overrun.decode(pair.weights, **{**inputs, "mask": wide}, caches=dict(old), pieces=Directly())
     for cache in short.target:
         assert torch.equal(found[cache.key_name][:, :, :45], old[cache.key_name][:, :, :45])
         assert torch.equal(found[cache.value_name][..., :45], old[cache.value_name][..., :45])
@@ -265,6 +265,6 @@ def test_a_pass_that_overruns_the_caches_keeps_what_they_hold(pair: Pair) -> Non
     model, caches = TargetModel(pair.target_config, pair.kv), padded
     for row in range(2):
         expected, _, caches = model.decode(
-            pair.weights, **pair.step(45 + row, pair.tokens[row : row + 1]), caches=caches
+            pair.weights, **pair.step(45 + row, pair.tokens[row : row + 1]), caches=caches, pieces=Directly()
         )
         close(logits[0, row : row + 1], expected[0])

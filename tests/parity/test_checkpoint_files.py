@@ -110,7 +110,7 @@ def test_a_missing_manifest_is_skipped_and_said(small_int8: Path, tmp_path: Path
         (lambda m: m["sources"]["target"]["sha256"].pop("config.json"), "made without config.json"),
         (lambda m: m["sources"]["target"]["sha256"].update(extra="0"), "made from extra, which is not there"),
         (lambda m: m["sources"]["target"].update(sha256=[1]), "has no hashes"),
-        (lambda m: m["options"].update(context_length=128), "context_length is 256, expected 128"),
+        (lambda m: m["options"].update(context_length=128), "context_length is 257, expected 131"),
         (lambda m: m["options"].update(draft_tokens=3), "draft_tokens is 4, expected 3"),
         (lambda m: m["options"].update(verify_lengths=[2]), "verify_lengths has 0 entries, expected 1"),
         (lambda m: m["options"].update(prefill_lengths=[8, 16]), "prefill_lengths[1] is 32, expected 16"),

@@ -125,7 +125,7 @@ class PackedCheckpoint(Checkpoint):
             listed = drafter_weights(read_drafter_config(self.config, where), 1)
         else:
             config = read_target_config(self.config, where)
-            listed = [*decode_weights(config, 1), *embedder_weights(config), *per_layer_embedder_weights(config)]
+            listed = [*decode_weights(config), *embedder_weights(config), *per_layer_embedder_weights(config)]
         shapes = {weight.source: weight.source_shape for weight in listed if weight.source}
         return {HEAD: shapes[EMBEDDING], **shapes}
 
