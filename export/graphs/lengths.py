@@ -55,16 +55,15 @@ def _measure(model: Any, graph: Any, place: int, axis: int, length: int) -> int:
     writer, made = GraphWriter(model, graph), dict[int, int]()
     graph.operators = []
     for operator in written:
-        if operator_code(model, operator) != schema.BuiltinOperator.MINIMUM:
-            continue
-        read = [int(tensor) for tensor in operator.inputs]
-        for at, tensor in enumerate(read):
-            rows = length - _constant(model, graph, tensor)
-            if rows in cut and rows not in made:
-                made[rows] = writer.last_start(int(graph.inputs[place]), axis, rows)
-            read[at] = made.get(rows, tensor)
-        operator.inputs = read
-    graph.operators += written
+        if operator_code(model, operator) == schema.BuiltinOperator.MINIMUM:
+            read = [int(tensor) for tensor in operator.inputs]
+            for at, tensor in enumerate(read):
+                rows = length - _constant(model, graph, tensor)
+                if rows in cut and rows not in made:
+                    made[rows] = writer.last_start(int(graph.inputs[place]), axis, rows)
+                read[at] = made.get(rows, tensor)
+            operator.inputs = read
+        graph.operators.append(operator)
     return len(made)
 
 
