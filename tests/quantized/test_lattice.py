@@ -115,7 +115,7 @@ def lattice_pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def test_export_says_what_formats_would_change(lattice_pair: tuple[Path, Path]) -> None:
     pair = open_pair(*map(str, lattice_pair))
-    found = look(pair.target, decode_weights(pair.target_config, 1))
+    found = look(pair.target, decode_weights(pair.target_config))
     assert found is not None
     assert found.share == found.kept == 1
     assert found.errors["q4_0"] < 1e-2 < found.errors["int4"]
@@ -125,7 +125,7 @@ def test_export_says_what_formats_would_change(lattice_pair: tuple[Path, Path]) 
     assert "keeps 100% of them exactly. What recipes change" in note
     assert look(pair.drafter, drafter_weights(pair.drafter_config, 1)) is not None
     plain = open_pair(str(TARGET), str(DRAFTER))
-    assert lattice_note("target", look(plain.target, decode_weights(plain.target_config, 1))) is None
+    assert lattice_note("target", look(plain.target, decode_weights(plain.target_config))) is None
 
 
 def test_bundle_holds_the_lattice(exports: Exports, lattice_pair: tuple[Path, Path]) -> None:

@@ -85,7 +85,7 @@ SPOILED: dict[str, tuple[Callable[[Tensors], None], str]] = {
 
 def read_all(pair: Pair) -> None:
     """What an export asks of the target: the list checked, then every value."""
-    listed = [*decode_weights(pair.target_config, 1), *embedder_weights(pair.target_config)]
+    listed = [*decode_weights(pair.target_config), *embedder_weights(pair.target_config)]
     pair.target.check(listed)
     for weight in listed:
         if weight.source:

@@ -160,23 +160,18 @@ def _activations_before_the_norm(model: Surgery) -> None:
             entry.tensorIndex = before
 
 
-def _mask_without_the_newest(model: Surgery, only: str = "") -> None:
-    """No query sees its own slot: the mask is narrowed to the columns before each position."""
-    for signature, graph in model.entries():
-        if only not in signature.signatureKey.decode():
-            continue
-        mask = next(entry.tensorIndex for entry in signature.inputs if entry.name == b"mask")
-        distance = model.operators(graph, "SUB")[0]
-        positions, columns = distance.inputs
-        less, select = model.operators(graph, "LESS")[0], model.operators(graph, "SELECT_V2")[0]
-        is_before, narrowed = (model.tensor_like(graph, operator.outputs[0]) for operator in (less, select))
-        model.rewire(graph, mask, narrowed, output=False)
-        new = [
-            operator_like(less, [columns, positions], [is_before]),
-            operator_like(select, [is_before, mask, select.inputs[2]], [narrowed]),
-        ]
-        at = graph.operators.index(distance)
-        graph.operators[at:at] = new
+def _mask_without_the_newest(model: Surgery) -> None:
+    """No query sees its own slot: the causal mask is moved by one."""
+    for _, graph in model.entries():
+        shifted, narrowing = graphs.shifted_mask(model, graph), model.operators(graph, "SELECT_V2")[0]
+        whole, causal = int(shifted.inputs[0]), int(narrowing.inputs[2])
+        moved = model.tensor_like(graph, causal)
+        one = model.constant_tensor(graph, np.array([0, 0, 0, 1], np.int32))
+        at = graph.operators.index(shifted)
+        later = graph.operators[at:]
+        for operator in later:
+            operator.inputs = np.array([moved if int(i) == causal else i for i in operator.inputs], np.int32)
+        graph.operators[at:] = [operator_like(shifted, [whole, one, shifted.inputs[2]], [moved]), *later]
 
 
 def _wrong_scale(model: Surgery) -> None:

@@ -25,10 +25,15 @@ def window(change: int, only: str = "") -> Plant:
 
     def plant(model: Surgery) -> None:
         for _, graph in _graphs(model, only):
-            for less in model.operators(graph, "LESS"):
-                model.set_constant(graph, less.inputs[1], model.constant(graph, less.inputs[1]) + np.int32(change))
+            begin = shifted_mask(model, graph).inputs[1]
+            model.set_constant(graph, begin, model.constant(graph, begin) + np.array([0, 0, 0, change], np.int32))
 
     return plant
+
+
+def shifted_mask(model: Surgery, graph: Any) -> Any:
+    """The slice of the mask that begins a window further on, whose zeros are out of the window."""
+    return model.producer(graph, model.operators(graph, "EQUAL")[0].inputs[0])
 
 
 def scaled_output(name: str, factor: float) -> Plant:
@@ -132,15 +137,16 @@ def mask_of_another_kind(layer: int, *, full: bool) -> Plant:
     """A layer masks as a full one (`full`) or as a sliding one."""
 
     def plant(model: Surgery) -> None:
-        for signature, graph in model.entries():
-            equals = model.operators(graph, "EQUAL")
-            mask = next(entry.tensorIndex for entry in signature.inputs if entry.name == b"mask")
-            selects = model.operators(graph, "SELECT_V2")[1:]  # The first one narrows the mask to the window.
+        for _, graph in model.entries():
+            equals = model.operators(graph, "EQUAL")[1:]
+            narrowing, *selects = model.operators(graph, "SELECT_V2")  # The first ones narrow the mask to the window.
             if layer >= len(selects):  # A prefill ends with the last cache.
                 continue
             if full:
                 shown = model.tensor_like(graph, equals[0].outputs[0])
-                graph.operators.insert(0, operator_like(equals[0], [mask, equals[0].inputs[1]], [shown]))
+                at = graph.operators.index(narrowing)
+                causal = narrowing.inputs[2]
+                graph.operators.insert(at, operator_like(equals[0], [causal, equals[0].inputs[1]], [shown]))
             else:
                 shown = equals[0].outputs[0]
             selects[layer].inputs = np.array([shown, *selects[layer].inputs[1:]], np.int32)
