@@ -11,13 +11,13 @@ from ..checkpoint.pair import Pair
 from ..checkpoint.quantized.kept import stored_parts
 from ..checkpoint.weights import EMBEDDING
 from ..graphs.bind import BoundModel, bind, share_weight, write_model
-from ..graphs.blocks import SLOTS_PER_BLOCK, loop_over_blocks
 from ..graphs.cache_scales import set_cache_scales
 from ..graphs.convert import Conversion, conversion
-from ..graphs.lengths import measure_caches
 from ..graphs.plan import ModelPlan
 from ..graphs.skeleton import merge
 from ..graphs.skeleton_cache import SkeletonCache
+from ..graphs.slots.blocks import SLOTS_PER_BLOCK, loop_over_blocks
+from ..graphs.slots.lengths import measure_caches
 from ..graphs.storage import Stored, shares_table
 from ..models.kv_cache import KVSignature
 from ..parallel import Background, background

@@ -12,7 +12,6 @@ from ..checkpoint.weights import Weight
 from ..models.kv_cache import KVSignature
 from ..models.windowed import Window
 from ..options import SHORT_PREFILL, ExportOptions
-from .blocks import SLOTS_PER_BLOCK
 from .signatures import (
     Signature,
     drafter_signature,
@@ -20,6 +19,7 @@ from .signatures import (
     per_layer_embedder_signature,
     target_signatures,
 )
+from .slots.blocks import SLOTS_PER_BLOCK
 
 
 @dataclass(frozen=True)

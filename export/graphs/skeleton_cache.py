@@ -42,7 +42,7 @@ TRACED_SOURCES = (
     "export/models/windowed.py",
     "runtime/bundle/flatbuffer.py",
     "runtime/bundle/names.py",
-    "runtime/bundle/placeholder.py",
+    "runtime/bundle/context/placeholder.py",
 )
 _DIGEST = 64  # Hexadecimal digits of a SHA-256; they and a line feed stand before the flatbuffer.
 _PART = ".part-"

@@ -10,8 +10,8 @@ import itertools
 from dataclasses import dataclass
 from typing import Literal
 
+from ...runtime.bundle.context.placeholder import is_placeholder
 from ...runtime.bundle.names import key_name, value_name
-from ...runtime.bundle.placeholder import is_placeholder
 from ...runtime.errors import UserError
 from ..checkpoint.config import DecoderConfig, DrafterConfig, TargetConfig
 

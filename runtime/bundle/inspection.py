@@ -9,10 +9,10 @@ from typing import Any
 from ..text.tokenizer import read_tokenizer
 from .cache_scales import scale_problems, scales_by_cache
 from .container import BundleFile, Section
+from .context.placeholder import is_placeholder, replaced
 from .loading import bundle_file_in
 from .model_file import ModelInfo, SignatureInfo, dtype_size, read_model
 from .names import EMBEDDER, MTP_DRAFTER, PREFILL_DECODE, SMALLEST_CONTEXT_NOTE, TEMPLATE_NOTE
-from .placeholder import is_placeholder, replaced
 
 # A dense head multiplies the whole vocabulary; the clustered one picks clusters first.
 _CLUSTERED_HEAD_OPERATOR = "TOPK_V2"

@@ -12,11 +12,11 @@ from ..errors import UserError
 from ..mapped import mapped_bytes
 from ..text.tokenizer import Tokenizer, read_tokenizer
 from .container import BundleFile, Section
-from .context import Edit, choose_context, context_edits, with_context
+from .context.choice import Edit, choose_context, context_edits, with_context
+from .context.placeholder import is_placeholder
 from .contract import Contract, read_contract
 from .model_file import ModelInfo, read_model
 from .names import EMBEDDER, MTP_DRAFTER, PER_LAYER_EMBEDDER, PREFILL_DECODE, SMALLEST_CONTEXT_NOTE
-from .placeholder import is_placeholder
 
 _NEEDED = (PREFILL_DECODE, EMBEDDER, PER_LAYER_EMBEDDER, MTP_DRAFTER)
 

@@ -241,7 +241,7 @@ def test_fault_is_named(
     [
         ("two ids exchanged", "metadata"),
         ("corrupt executor metadata", "metadata"),
-        ("max_num_tokens too large", "contract"),
+        ("max_num_tokens too large", "metadata"),
         ("no tokenizer", "contract"),
     ],
 )

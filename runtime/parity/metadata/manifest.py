@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ...bundle.context.placeholder import is_placeholder
 from ...bundle.inspection import Inspection
 from ...bundle.names import MANIFEST_NAME, MTP_DRAFTER, PREFILL_DECODE
-from ...bundle.placeholder import is_placeholder
 from ...errors import UserError
 from ..report.report import Stage
 from .fields import json_differences

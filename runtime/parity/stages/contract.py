@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ...bundle.context.placeholder import is_placeholder
 from ...bundle.contract import MASK_DTYPES, Contract, StepSignature
 from ...bundle.inspection import Inspection
-from ...bundle.placeholder import is_placeholder
 from ..oracle.oracle import Oracle
 from ..report.report import Stage
 from .caches import cache_names

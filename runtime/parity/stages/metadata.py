@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
+from ...bundle.context.placeholder import is_placeholder
 from ...bundle.inspection import Inspection
 from ...bundle.names import PREFILL_DECODE
-from ...bundle.placeholder import is_placeholder
 from ...errors import UserError
 from ..metadata.executor import state_buffer_problems
 from ..metadata.fields import message_differences, unknown_fields

@@ -15,7 +15,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from flatbuffers import flexbuffers
 
-from ...runtime.bundle.flatbuffer import operator_code, operator_name
+from ....runtime.bundle.flatbuffer import operator_code, operator_name
 from .writer import GraphWriter, shape_of
 
 # Where a model has no sliding window to tell.

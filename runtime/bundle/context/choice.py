@@ -16,8 +16,8 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from flatbuffers import flexbuffers
 
-from ..errors import UserError
-from .model_file import ModelInfo, TensorInfo
+from ...errors import UserError
+from ..model_file import ModelInfo, TensorInfo
 from .placeholder import is_placeholder, replaced
 
 _Builtin = schema.BuiltinOperator

@@ -13,7 +13,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from flatbuffers import flexbuffers
 
-from ...runtime.bundle.flatbuffer import operator_code, operator_name
+from ....runtime.bundle.flatbuffer import operator_code, operator_name
 from .writer import GraphWriter, shape_of
 
 _UPDATE, _PRODUCT = "odml.cache_update", "odml.runtime_bmm"

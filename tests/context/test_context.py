@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gemma_mtp.runtime.bundle.container import BundleFile
-from gemma_mtp.runtime.bundle.context import context_edits
+from gemma_mtp.runtime.bundle.context.choice import context_edits
 from gemma_mtp.runtime.bundle.loading import open_bundle
 from gemma_mtp.runtime.decoding.generation import GenerationOptions
 from gemma_mtp.runtime.errors import UserError

@@ -1,0 +1,1 @@
+"""The context that a bundle is loaded with, where its caches have a placeholder for it."""
