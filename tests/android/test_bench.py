@@ -84,10 +84,11 @@ def test_arm64_kernels_give_the_models_text(
     answers = arm64.answers(path, prompt_file, *OPTIONS)
     here = native.answers(path, prompt_file, *OPTIONS)
     assert all(answer["equal"] for answer in answers), "MTP changes the text on ARM64"
-    assert [answer["off"]["text"] for answer in answers] == [answer["off"]["text"] for answer in here]
     limits, truth = _judge(path, oracle)
+    if truth is oracle:  # Narrower weights are rounded otherwise by ARM's kernels: near ties can go either way.
+        assert [answer["off"]["text"] for answer in answers] == [answer["off"]["text"] for answer in here]
     agreement = Agreement(limits.near_tie)
-    for prompt, answer in zip(chosen, answers, strict=True):
+    for prompt, answer in zip((*chosen, *chosen), (*answers, *here), strict=True):
         tokens = tokenizer(prompt.text + answer["off"]["text"], add_special_tokens=False)["input_ids"]
         text = [prompt.tokens[0], *tokens]
         theirs = truth.run(text, range(len(prompt.tokens) - 1, len(text) - 1))
