@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..quantize.recipes import DEFAULT, DEFAULT_FOR_CODES, Recipe, read_recipe
-from ..runtime.bundle.context.placeholder import is_placeholder
+from ..runtime.bundle.context.placeholder import is_placeholder, placeholder_length
 from ..runtime.errors import UserError
 from .checkpoint.config import TargetConfig
-from .models.kv_cache import CACHE_DTYPES, CacheFormat, cache_length, placeholder_length
+from .models.kv_cache import CACHE_DTYPES, CacheFormat, cache_length
 
 if TYPE_CHECKING:  # It imports torch, which commands that only run bundles do without.
     from .checkpoint.pair import Pair

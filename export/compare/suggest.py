@@ -24,7 +24,7 @@ from ...runtime.parity.oracle.oracle import Oracle
 from ...runtime.parity.report.measures import kl_divergence
 from ...runtime.units import size
 from ..graphs.plan import plan_models
-from ..models.kv_cache import cache_length, kv_signature
+from ..models.kv_cache import kv_signature
 from .measure import BASE, Comparison, Price, Progress
 from .parts import Part, parts_of, stored_alone
 from .simulate import simulated
@@ -146,8 +146,8 @@ def suggest(
         UserError: as `Comparison.price`.
     """
     options, pair = comparison.options, comparison.pair
-    length = cache_length(options.context_length, options.longest_draft)
-    models = plan_models(pair, kv_signature(pair.target_config, pair.drafter_config, length, options.kv_cache), options)
+    kv = kv_signature(pair.target_config, pair.drafter_config, options.slots, options.kv_cache)
+    models = plan_models(pair, kv, options)
     parts = parts_of(models)
     base = comparison.price(read_recipe(BASE), on_progress)  # First, as it refuses prompts that cannot be run.
     on_progress("float model", "")

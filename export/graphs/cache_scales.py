@@ -15,9 +15,8 @@ from ai_edge_litert import schema_py_generated as schema
 from flatbuffers import flexbuffers
 
 from ...runtime.bundle.flatbuffer import operator_code, operator_name
-from ...runtime.bundle.names import is_cache
+from ...runtime.bundle.names import CACHE_UPDATE, RUNTIME_BMM, is_cache
 
-_UPDATE, _PRODUCT = "odml.cache_update", "odml.runtime_bmm"
 _INT8, _FLOAT32 = schema.TensorType.INT8, schema.TensorType.FLOAT32
 # Operands: of the update, the old caches among its inputs, beside the attribute that has their scale; of the product,
 # the cache.
@@ -44,12 +43,12 @@ def set_cache_scales(model: Any, scales: Mapping[str, float]) -> None:
         for operator, name in ((operator, operator_name(model, operator)) for operator in graph.operators):
             attributes: dict[str, float] = {}
             inside: dict[int, float] = {}
-            if name == _UPDATE:
+            if name == CACHE_UPDATE:
                 for output, (place, attribute) in zip(operator.outputs, _UPDATED, strict=True):
                     if cache := held.get(int(operator.inputs[place])):
                         held[int(output)] = cache
                         attributes[attribute] = inside[place] = scales[cache]
-            elif name == _PRODUCT and (cache := held.get(read := int(operator.inputs[_READ]))):
+            elif name == RUNTIME_BMM and (cache := held.get(read := int(operator.inputs[_READ]))):
                 inside[_READ] = scales[cache]
                 if read in given:
                     attributes["scale"] = scales[cache]

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from ...runtime.bundle.names import CACHE_UPDATE, RUNTIME_BMM
 from .lowerings import dynamic_slice
 from .windowed import Window, windowed_scores, windowed_values
 
@@ -51,7 +52,7 @@ def cache_update(
 
     _, kv_heads, length, head_dim = cache_key.shape
     builder = StableHLOCompositeBuilder(
-        name="odml.cache_update",
+        name=CACHE_UPDATE,
         attr={
             "kv_cache_batch_size": kv_heads,
             "cache_size": length,
@@ -124,7 +125,7 @@ def _runtime_bmm(
     from litert_torch.hlfb import StableHLOCompositeBuilder
 
     builder: Any = StableHLOCompositeBuilder(
-        name="odml.runtime_bmm",
+        name=RUNTIME_BMM,
         attr={"is_global": is_value, "is_src": is_value, "rhs_cache_update": True},
     )
     lhs, cache, param_tensor = builder.mark_inputs(lhs, cache, param_tensor)

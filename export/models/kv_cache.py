@@ -6,7 +6,6 @@ of Google's bundles and of litert-torch.
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,12 +26,6 @@ def cache_length(context_length: int, longest_draft: int) -> int:
     """Slots L of every cache of a fixed context: verify may write `longest_draft + 1` rows past it."""
     needed = context_length + longest_draft + 1
     return -(-needed // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE
-
-
-def placeholder_length(context_length: int) -> int:
-    """Slots L of every cache where the context is chosen at load, up to `context_length`: a prime above it, which
-    LiteRT-LM replaces by what it is asked for."""
-    return next(length for length in itertools.count(context_length + 1) if is_placeholder(length))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-_NAME = "odml.rms_norm"
+from ...runtime.bundle.names import RMS_NORM
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor | None, eps: float) -> torch.Tensor:
@@ -54,7 +54,7 @@ def register_lowering() -> None:
 
         def mark(tensor: Any, place: int, *, is_input: bool, attributes: tuple[Any, ...] | None = None) -> Any:
             marked: Any = lowerings.lookup(torch.ops.litert_torch.mark_tensor.default)
-            return marked(context, tensor, _NAME, place, composite, is_input, attributes)
+            return marked(context, tensor, RMS_NORM, place, composite, is_input, attributes)
 
         x, weight = mark(x, 0, is_input=True), mark(weight, 1, is_input=True)
         normed = wrap(norm)(context, x, weight, eps)

@@ -16,11 +16,10 @@ from typing import Any
 from ai_edge_litert import schema_py_generated as schema
 from flatbuffers import flexbuffers
 
-from .names import is_cache
+from .names import CACHE_UPDATE, RUNTIME_BMM, is_cache
 
-_UPDATE, _PRODUCT = "odml.cache_update", "odml.runtime_bmm"
 # Operands that are caches, beside the attribute that names their scale; the update's outputs are in the same order.
-_OPERANDS = {_UPDATE: ((3, "scale_k"), (4, "scale_v")), _PRODUCT: ((1, "scale"),)}
+_OPERANDS = {CACHE_UPDATE: ((3, "scale_k"), (4, "scale_v")), RUNTIME_BMM: ((1, "scale"),)}
 _INT8 = schema.TensorType.INT8
 # Attributes may be stored in less than float32's precision of a text form.
 _SAME = 1e-6
@@ -98,9 +97,9 @@ def _of_signature(model: Any, signature: Any) -> Iterator[StoredScale]:
         for output, (operand, attribute) in enumerate(_OPERANDS[name]):
             if (cache := held.get(place := operator.Inputs(operand))) is None:
                 continue
-            if name == _UPDATE:
+            if name == CACHE_UPDATE:
                 held[operator.Outputs(output)] = cache
-            if name == _UPDATE or place in given:
+            if name == CACHE_UPDATE or place in given:
                 yield StoredScale(cache, f"{key}, {attribute} of {name}", attributes.get(attribute), needed=True)
             yield from _inside(model, options, operand, cache, f"{key}, inside {name}")
 

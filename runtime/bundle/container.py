@@ -20,7 +20,7 @@ from litert_lm_builder import litertlm_core
 from litert_lm_builder import litertlm_header_schema_py_generated as header_schema
 
 from ..errors import BundleError, UserError
-from .names import EMBEDDER, PREFILL_DECODE
+from .names import EMBEDDER, PREFILL_DECODE, SMALLEST_CONTEXT_NOTE
 from .protos import ExecutorMetadata, LlmMetadata
 
 MODEL_SECTION = "TFLiteModel"
@@ -148,6 +148,12 @@ class BundleFile:
             if section.begin < other.begin < section.end:
                 return other, section.end - other.begin
         return None
+
+    @property
+    def smallest_context(self) -> int:
+        """The shortest context that can be chosen at load, in tokens, as far as the bundle says one."""
+        said = str(self.system_metadata.get(SMALLEST_CONTEXT_NOTE, ""))
+        return int(said) if said.isdigit() else 1
 
     @cached_property
     def llm_metadata(self) -> Any:

@@ -12,7 +12,7 @@ from .container import BundleFile, Section
 from .context.placeholder import is_placeholder, replaced
 from .loading import bundle_file_in
 from .model_file import ModelInfo, SignatureInfo, dtype_size, read_model
-from .names import EMBEDDER, MTP_DRAFTER, PREFILL_DECODE, SMALLEST_CONTEXT_NOTE, TEMPLATE_NOTE
+from .names import EMBEDDER, MTP_DRAFTER, PREFILL_DECODE, TEMPLATE_NOTE
 
 # A dense head multiplies the whole vocabulary; the clustered one picks clusters first.
 _CLUSTERED_HEAD_OPERATOR = "TOPK_V2"
@@ -112,8 +112,7 @@ class Inspection:
         """The shortest and the longest context that can be chosen at load; None where it is fixed."""
         if self.slots is None or not is_placeholder(self.slots):
             return None
-        shortest = str(self.bundle.system_metadata.get(SMALLEST_CONTEXT_NOTE, ""))
-        return int(shortest) if shortest.isdigit() else 1, self.slots - 1
+        return self.bundle.smallest_context, self.slots - 1
 
     @property
     def template_verdict(self) -> str | None:

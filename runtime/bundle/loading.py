@@ -16,7 +16,7 @@ from .context.choice import Edit, choose_context, context_edits, with_context
 from .context.placeholder import is_placeholder
 from .contract import Contract, read_contract
 from .model_file import ModelInfo, read_model
-from .names import EMBEDDER, MTP_DRAFTER, PER_LAYER_EMBEDDER, PREFILL_DECODE, SMALLEST_CONTEXT_NOTE
+from .names import EMBEDDER, MTP_DRAFTER, PER_LAYER_EMBEDDER, PREFILL_DECODE
 
 _NEEDED = (PREFILL_DECODE, EMBEDDER, PER_LAYER_EMBEDDER, MTP_DRAFTER)
 
@@ -113,11 +113,10 @@ def _models(bundle: BundleFile, known: Mapping[str, ModelInfo]) -> dict[str, Mod
 
 
 def _content(bundle: BundleFile, section: Section, edits: Sequence[Edit] = ()) -> bytes:
-    changes = [(edit.at, edit.content) for edit in edits]
-    if mapped := mapped_bytes(bundle.path, section.begin, section.end, changes):
+    if mapped := mapped_bytes(bundle.path, section.begin, section.end, edits):
         return mapped
     content = bytearray(bundle.copy(section))
-    for at, new in changes:
+    for at, new in edits:
         content[at : at + len(new)] = new
     return bytes(content)
 
@@ -136,9 +135,8 @@ def _context(bundle: BundleFile, contract: Contract, asked: int | None, where: s
     if bundle.llm_metadata is None:
         raise UserError(f"{where}: no LLM metadata section; pack the bundle again with one")
     stated = bundle.llm_metadata.max_num_tokens
-    smallest = bundle.system_metadata.get(SMALLEST_CONTEXT_NOTE, "")
-    shortest = int(smallest) if str(smallest).isdigit() else 1
-    return choose_context(asked, stated, contract.slots, shortest, contract.max_draft_tokens + 1, where)
+    reserve = contract.max_draft_tokens + 1
+    return choose_context(asked, stated, contract.slots, bundle.smallest_context, reserve, where)
 
 
 def _with_signatures(info: ModelInfo, where: str) -> ModelInfo:

@@ -28,6 +28,9 @@ ROPE_TABLES = {
     "full_attention": ("rope.full.fine", "rope.full.coarse"),
 }
 
+# Composites for which LiteRT's GPU backend has kernels.
+CACHE_UPDATE, RUNTIME_BMM, RMS_NORM = "odml.cache_update", "odml.runtime_bmm", "odml.rms_norm"
+
 PARAM_TENSOR = "param_tensor"
 KV_PREFIX = "kv_cache_"
 

@@ -15,15 +15,14 @@ from typing import Any
 from ai_edge_litert import schema_py_generated as schema
 
 from ..bundle.flatbuffer import operator_name, parse
-from ..bundle.names import MTP_DRAFTER, PARAM_TENSOR, PREFILL_DECODE, is_cache
+from ..bundle.names import CACHE_UPDATE, MTP_DRAFTER, PARAM_TENSOR, PREFILL_DECODE, RUNTIME_BMM, is_cache
 from ..errors import UserError
 from .operators import Operand, Operator, find_row
 
 # What LiteRT-LM runs on its GPU backend; embedders and the rest run on the CPU.
 GPU_MODELS = (PREFILL_DECODE, MTP_DRAFTER)
-_UPDATE, _PRODUCT = "odml.cache_update", "odml.runtime_bmm"
 # Operands of the composites that may be a cache, and the one that is param_tensor.
-_CACHE_OPERANDS = {_UPDATE: (3, 4), _PRODUCT: (1,)}
+_CACHE_OPERANDS = {CACHE_UPDATE: (3, 4), RUNTIME_BMM: (1,)}
 _PARAMETER_OPERAND = 2
 _RESHAPING = ("RESHAPE", "TRANSPOSE")
 _SELECTS = ("SELECT", "SELECT_V2")
@@ -167,16 +166,16 @@ def _caches(graph: Graph) -> Iterator[Finding]:
             if index in caches:
                 used.add(index)
                 if index not in allowed:
-                    reason = f"reads a cache; only {_UPDATE} and {_PRODUCT} understand its layout"
+                    reason = f"reads a cache; only {CACHE_UPDATE} and {RUNTIME_BMM} understand its layout"
                     yield Finding(operator.name, graph.names[index], reason)
-        if operator.name == _UPDATE:
+        if operator.name == CACHE_UPDATE:
             caches |= dict.fromkeys(written)
     for name, index in graph.caches.items():
         if index not in used:
             yield Finding(graph.signature, name, "takes a cache that no operator reads")
     for name, index in graph.outputs.items():
         if is_cache(name) and index not in caches:
-            yield Finding(graph.signature, name, f"returns a cache that {_UPDATE} did not write")
+            yield Finding(graph.signature, name, f"returns a cache that {CACHE_UPDATE} did not write")
 
 
 def _masks(graph: Graph) -> Iterator[Finding]:
@@ -200,7 +199,7 @@ def _masks(graph: Graph) -> Iterator[Finding]:
 
 
 def _is_product(made: tuple[Operator, tuple[int, ...]] | None) -> bool:
-    return made is not None and made[0].name == _PRODUCT
+    return made is not None and made[0].name == RUNTIME_BMM
 
 
 def _first(tensors: Iterable[Operand]) -> str:

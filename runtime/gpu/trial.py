@@ -20,10 +20,11 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from ..bundle.flatbuffer import operator_name, pack, parse
+from ..bundle.names import CACHE_UPDATE, RMS_NORM, RUNTIME_BMM
 from ..scratch import scratch_folder
 from ..workers import run_worker
 
-_LEFT_OUT = ("odml.cache_update", "odml.runtime_bmm", "odml.rms_norm")
+_LEFT_OUT = (CACHE_UPDATE, RUNTIME_BMM, RMS_NORM)
 _ADAPTER = re.compile(r"Selected adapter: (.+)")
 _NO_DEVICE = "Failed to initialize WebGPU environment"
 _REFUSED = "Some ops are not accelerated"

@@ -16,11 +16,11 @@ from ai_edge_litert import schema_py_generated as schema
 from flatbuffers import flexbuffers
 
 from ....runtime.bundle.flatbuffer import operator_code, operator_name
+from ....runtime.bundle.names import RUNTIME_BMM
 from .writer import GraphWriter, shape_of
 
 # Where a model has no sliding window to tell.
 SLOTS_PER_BLOCK = 512
-_PRODUCT = "odml.runtime_bmm"
 # A loop over scores carries all of them, which costs more than it saves in a prefill of many rows.
 _MOST_SCORES = 1 << 20
 _END = 1  # Place of the end of the slots in use in param_tensor.
@@ -38,7 +38,7 @@ def loop_over_blocks(model: Any, block: int) -> int:
     composites: dict[int, Any] = {}
     for graph in model.subgraphs:
         for operator in graph.operators:
-            if operator_name(model, operator) == _PRODUCT:
+            if operator_name(model, operator) == RUNTIME_BMM:
                 composites[operator.builtinOptions2.decompositionSubgraphIndex] = operator
     return sum(_rewrite(model, index, composite, block) for index, composite in sorted(composites.items()))
 
@@ -166,7 +166,7 @@ def _shorten(model: Any, graph: Any, axes: dict[int, int], block: int) -> None:
             if axes.get(read[1]) == 2:
                 axes[out] = 3
             continue
-        along = [axes[tensor] for tensor in read if tensor in axes and _sameshape_of(graph, tensor, out)]
+        along = [axes[tensor] for tensor in read if tensor in axes and _same_shape(graph, tensor, out)]
         if along:
             axes[out] = along[0]
     for tensor, axis in axes.items():
@@ -175,5 +175,5 @@ def _shorten(model: Any, graph: Any, axes: dict[int, int], block: int) -> None:
         graph.tensors[tensor].shape = np.array(shape, np.int32)
 
 
-def _sameshape_of(graph: Any, one: int, other: int) -> bool:
+def _same_shape(graph: Any, one: int, other: int) -> bool:
     return shape_of(graph.tensors[one]) == shape_of(graph.tensors[other])

@@ -14,42 +14,37 @@ from ai_edge_litert import schema_py_generated as schema
 from flatbuffers import flexbuffers
 
 from ....runtime.bundle.flatbuffer import operator_code, operator_name
+from ....runtime.bundle.names import CACHE_UPDATE, RUNTIME_BMM
 from .writer import GraphWriter, shape_of
 
-_UPDATE, _PRODUCT = "odml.cache_update", "odml.runtime_bmm"
 
-
-def measure_caches(model: Any, length: int) -> int:
+def measure_caches(model: Any, length: int) -> None:
     """Make every last start that `model` (object form, changed in place) has as a constant from its cache's shape.
 
     `length` is the placeholder, the number of slots in all caches.
 
-    Returns:
-        How many constants were replaced.
-
     Raises:
         AssertionError: a constant is as long as the caches, and would not follow them.
     """
-    done, decompositions = 0, {}
+    decompositions = {}
     for graph in model.subgraphs:
         for operator in graph.operators:
-            if operator_name(model, operator) in (_UPDATE, _PRODUCT):
+            if operator_name(model, operator) in (CACHE_UPDATE, RUNTIME_BMM):
                 decompositions[operator.builtinOptions2.decompositionSubgraphIndex] = operator
     for index, composite in sorted(decompositions.items()):
-        done += _measure(model, model.subgraphs[index], *_cache_of(model, composite), length)
+        _measure(model, model.subgraphs[index], *_cache_of(model, composite), length)
     _check_constants(model, length)
-    return done
 
 
 def _cache_of(model: Any, composite: Any) -> tuple[int, int]:
     """Which of a composite's inputs is a cache, and on which axis its slots lie."""
-    if operator_name(model, composite) == _UPDATE:
+    if operator_name(model, composite) == CACHE_UPDATE:
         return 3, 2
     attributes: Any = flexbuffers.Loads(bytes(composite.builtinOptions2.compositeAttributes))
     return 1, 3 if attributes["is_src"] else 2
 
 
-def _measure(model: Any, graph: Any, place: int, axis: int, length: int) -> int:
+def _measure(model: Any, graph: Any, place: int, axis: int, length: int) -> None:
     """Replace the constants by which MINIMUM bounds a start in `graph`: `length` less the rows of a slice."""
     written, cut = graph.operators, _rows_of_slices(model, graph, length)
     writer, made = GraphWriter(model, graph), dict[int, int]()
@@ -64,7 +59,6 @@ def _measure(model: Any, graph: Any, place: int, axis: int, length: int) -> int:
                 read[at] = made.get(rows, tensor)
             operator.inputs = read
         graph.operators.append(operator)
-    return len(made)
 
 
 def _rows_of_slices(model: Any, graph: Any, length: int) -> set[int]:

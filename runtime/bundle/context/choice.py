@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
@@ -18,19 +18,18 @@ from flatbuffers import flexbuffers
 
 from ...errors import UserError
 from ..model_file import ModelInfo, TensorInfo
+from ..names import CACHE_UPDATE
 from .placeholder import is_placeholder, replaced
 
 _Builtin = schema.BuiltinOperator
 # The operand that says a size, by operator.
 _SIZES = {_Builtin.FILL: 0, _Builtin.RESHAPE: 1, _Builtin.BROADCAST_TO: 1, _Builtin.RANGE: 1, _Builtin.SLICE: 2}
-_UPDATE = b"odml.cache_update"
 _INTEGERS = {schema.TensorType.INT32: np.int32, schema.TensorType.INT64: np.int64}
 # LiteRT-LM rounds a placeholder down to a multiple of this where nothing says a context.
 _ROUNDED_TO = 256
 
 
-@dataclass(frozen=True)
-class Edit:
+class Edit(NamedTuple):
     """Bytes to put into a model, `at` its beginning plus so many."""
 
     at: int
@@ -114,7 +113,7 @@ class _Rewriter:
                 if options is None:
                     yield from self._size(graph, operator)
                     continue
-                if options.Name() == _UPDATE:
+                if options.Name() == CACHE_UPDATE.encode():
                     yield from self._attributes(options)
                 inner = options.DecompositionSubgraphIndex()
                 if inner not in reached:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ...bundle.context.placeholder import is_placeholder
+from ...bundle.context.placeholder import placeholder_length
 from ...bundle.inspection import Inspection
 from ...bundle.names import MANIFEST_NAME, MTP_DRAFTER, PREFILL_DECODE
 from ...errors import UserError
@@ -133,8 +132,7 @@ def option_problems(options: Mapping[str, Any], inspection: Inspection) -> Itera
     if inspection.contexts:
         # What can be chosen at load ends below the first placeholder above it.
         found["context_length"] = inspection.slots
-        above = itertools.count(options["context_length"] + 1)
-        expected["context_length"] = next(length for length in above if is_placeholder(length))
+        expected["context_length"] = placeholder_length(options["context_length"])
     yield from json_differences(found, expected)
     activations, backends = options["activations"], list(options["backends"])
     items = {"prefer_activation_type": _ACTIVATIONS[activations]} if activations else {}
