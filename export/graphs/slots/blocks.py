@@ -4,6 +4,9 @@ The decomposition of an `odml.runtime_bmm` becomes the body of a WHILE, run on o
 step's end. The CPU hands a loop its cache without copying it; a GPU, which has kernels for the composites, never sees
 it. Blocks begin at fixed slots, so each row's sum has the same terms in the same order, whatever the pass. Written
 into the flatbuffer, as litert-torch cannot export a loop.
+
+A loop over scores carries those of all slots from turn to turn, which in time costs more than the whole product at
+once; so that takes its place where many slots are in use.
 """
 
 from __future__ import annotations
@@ -21,8 +24,9 @@ from .writer import GraphWriter, shape_of
 
 # Where a model has no sliding window to tell.
 SLOTS_PER_BLOCK = 512
-# A loop over scores carries all of them, which costs more than it saves in a prefill of many rows.
-_MOST_SCORES = 1 << 20
+# Turns over scores of R rows that take as long as the whole product are this over R, whatever the context (measured
+# with 32 and 72 rows of 512 values: 28 and 12 turns, 2 x86-64 cores with AVX-512).
+_TURNS_TIMES_ROWS = 896
 _END = 1  # Place of the end of the slots in use in param_tensor.
 _F, _I, _B = schema.TensorType.FLOAT32, schema.TensorType.INT32, schema.TensorType.BOOL
 
@@ -50,15 +54,17 @@ def _rewrite(model: Any, index: int, composite: Any, block: int) -> bool:
     axis = 3 if is_value else 2
     length = int(graph.tensors[int(graph.inputs[1])].shape[axis])
     windowed = any(operator_code(model, o) == schema.BuiltinOperator.SLICE for o in graph.operators)
-    scores = int(np.prod(graph.tensors[int(graph.outputs[0])].shape))
-    if windowed or length <= block or (not is_value and scores > _MOST_SCORES):
+    most = length if is_value else _TURNS_TIMES_ROWS // shape_of(graph.tensors[int(graph.outputs[0])])[2] * block
+    if windowed or length <= block or most == 0:
         return False
-    first = len(model.subgraphs)
+    first, whole = len(model.subgraphs), deepcopy(graph)
     product = _block_product(model, graph, block, is_value=is_value)
     state = [graph.tensors[int(tensor)] for tensor in (*graph.inputs, *graph.outputs)]
-    body = _body(model, state, product, composite, first + 2, block, is_value=is_value)
-    model.subgraphs += [body, _another_block(model, state), product]
-    _run_loop(model, graph, first, block, axis)
+    body = _block_turn(model, state, product, composite, first + 2, block, is_value=is_value)
+    model.subgraphs += [body, _more_slots(model, state), product]
+    if most < length:
+        model.subgraphs += [_whole_turn(model, state, composite, first + 4), whole]
+    _run_loops(model, graph, first, block, axis, most if most < length else None)
     return True
 
 
@@ -92,9 +98,12 @@ def _block_product(model: Any, decomposition: Any, block: int, *, is_value: bool
     return graph
 
 
-def _run_loop(model: Any, graph: Any, body: int, block: int, axis: int) -> None:
-    """Replace what `graph` does by a loop over `body`; the next subgraph is its condition."""
-    lhs, cache, parameters = (int(tensor) for tensor in graph.inputs)
+def _run_loops(model: Any, graph: Any, first: int, block: int, axis: int, most: int | None) -> None:
+    """Replace what `graph` does by a loop over blocks; with `most`, by the whole product where more slots are in use.
+
+    The subgraphs from `first` on: a turn over a block, the condition, the block's product, a turn over all.
+    """
+    inputs = lhs, cache, parameters = [int(tensor) for tensor in graph.inputs]
     out = int(graph.outputs[0])
     graph.operators = []
     writer = GraphWriter(model, graph)
@@ -103,15 +112,25 @@ def _run_loop(model: Any, graph: Any, body: int, block: int, axis: int) -> None:
     zeros = writer.like(out)
     dims = writer.integers(shape_of(graph.tensors[out]))
     writer.add("FILL", [dims, writer.constant(np.float32(0), _F)], [zeros], schema.FillOptionsT())
-    loop: Any = schema.WhileOptionsT()
-    loop.bodySubgraphIndex, loop.condSubgraphIndex = body, body + 1
-    unread = [*(writer.tensor([], _I) for _ in range(3)), *map(writer.like, (lhs, cache, parameters))]
-    writer.add(
-        "WHILE",
-        [writer.integers(0), end, last, lhs, cache, writer.integers(np.zeros((1, 1, 1, 7))), zeros],
-        [*unread, out],
-        loop,
-    )
+    moved = writer.integers(np.zeros((1, 1, 1, 7)))
+    condition = first + 1
+    if most is None:
+        _loop(writer, first, condition, [writer.integers(0), end, last, lhs, cache, moved, zeros], out)
+        return
+    few, by_blocks, so_far = writer.tensor([], _B), writer.tensor([], _I), writer.like(out)
+    writer.add("LESS_EQUAL", [end, writer.integers(most)], [few], schema.LessEqualOptionsT())
+    writer.add("SELECT_V2", [few, end, writer.integers(0)], [by_blocks], schema.SelectV2OptionsT())
+    slot = _loop(writer, first, condition, [writer.integers(0), by_blocks, last, lhs, cache, moved, zeros], so_far)
+    _loop(writer, first + 3, condition, [slot, end, last, *inputs, so_far], out)
+
+
+def _loop(writer: GraphWriter, body: int, condition: int, state: list[int], out: int) -> int:
+    """A WHILE over `state` whose product is `out`; returns the slot at which it ends."""
+    options: Any = schema.WhileOptionsT()
+    options.bodySubgraphIndex, options.condSubgraphIndex = body, condition
+    slot, *unread = [*(writer.tensor([], _I) for _ in range(3)), *map(writer.like, state[3:6])]
+    writer.add("WHILE", state, [slot, *unread, out], options)
+    return slot
 
 
 def _loop_state(model: Any, name: bytes, state: list[Any]) -> tuple[GraphWriter, list[int]]:
@@ -119,31 +138,26 @@ def _loop_state(model: Any, name: bytes, state: list[Any]) -> tuple[GraphWriter,
     writer = GraphWriter.new(model, name)
     inputs = [writer.tensor([], _I) for _ in range(3)]
     writer.graph.tensors += deepcopy(state)
-    return writer, [*inputs, 3, 4, 5, 6]
+    writer.graph.inputs = [*inputs, 3, 4, 5, 6]
+    return writer, [*writer.graph.inputs]
 
 
-def _another_block(model: Any, state: list[Any]) -> Any:
-    writer, inputs = _loop_state(model, b"another_block", state)
+def _more_slots(model: Any, state: list[Any]) -> Any:
+    writer, inputs = _loop_state(model, b"more_slots", state)
     more = writer.tensor([], _B)
     writer.add("LESS", inputs[:2], [more], schema.LessOptionsT())
-    writer.graph.inputs, writer.graph.outputs = inputs, [more]
+    writer.graph.outputs = [more]
     return writer.graph
 
 
-def _body(
+def _block_turn(
     model: Any, state: list[Any], product: Any, composite: Any, product_index: int, block: int, *, is_value: bool
 ) -> Any:
     """One turn of the loop: the product of one block, added to what there is."""
     writer, inputs = _loop_state(model, b"one_block", state)
-    slot, _, last, lhs, cache, parameters, so_far = inputs
-    # LiteRT-LM keeps tensors of these names where the composite's kernel wants them.
-    writer.graph.tensors[cache].name = b"kv_cache_v_0" if is_value else b"kv_cache_k_0"
-    writer.graph.tensors[parameters].name = b"param_tensor"
+    slot, _, last, _, _, parameters, so_far = inputs
     part = writer.tensor(shape_of(product.tensors[int(product.outputs[0])]), _F)
-    operator = deepcopy(composite)
-    operator.inputs, operator.outputs = [lhs, cache, parameters], [part]
-    operator.builtinOptions2.decompositionSubgraphIndex = product_index
-    writer.graph.operators.append(operator)
+    _add_composite(writer, composite, product_index, part, is_value=is_value)
     total, following, moved = writer.like(so_far), writer.tensor([], _I), writer.like(parameters)
     if is_value:
         writer.add("ADD", [so_far, part], [total], schema.AddOptionsT())
@@ -154,8 +168,31 @@ def _body(
     writer.add("ADD", [slot, writer.integers(block)], [following], schema.AddOptionsT())
     step = writer.integers([[[[block, 0, 0, 0, 0, 0, 0]]]])
     writer.add("ADD", [parameters, step], [moved], schema.AddOptionsT())
-    writer.graph.inputs, writer.graph.outputs = inputs, [following, *inputs[1:5], moved, total]
+    writer.graph.outputs = [following, *inputs[1:5], moved, total]
     return writer.graph
+
+
+def _whole_turn(model: Any, state: list[Any], composite: Any, product_index: int) -> Any:
+    """The only turn of a loop over all slots at once, which begins at slot 0."""
+    writer, inputs = _loop_state(model, b"all_slots", state)
+    slot, end, *_, so_far = inputs
+    total, following = writer.like(so_far), writer.tensor([], _I)
+    _add_composite(writer, composite, product_index, total, is_value=False)
+    writer.add("ADD", [slot, end], [following], schema.AddOptionsT())
+    writer.graph.outputs = [following, *inputs[1:6], total]
+    return writer.graph
+
+
+def _add_composite(writer: GraphWriter, composite: Any, decomposition: int, out: int, *, is_value: bool) -> None:
+    """`composite` on the loop's state, with another decomposition."""
+    lhs, cache, parameters = writer.graph.inputs[3:6]
+    # LiteRT-LM keeps tensors of these names where the composite's kernel wants them.
+    writer.graph.tensors[cache].name = b"kv_cache_v_0" if is_value else b"kv_cache_k_0"
+    writer.graph.tensors[parameters].name = b"param_tensor"
+    operator = deepcopy(composite)
+    operator.inputs, operator.outputs = [lhs, cache, parameters], [out]
+    operator.builtinOptions2.decompositionSubgraphIndex = decomposition
+    writer.graph.operators.append(operator)
 
 
 def _shorten(model: Any, graph: Any, axes: dict[int, int], block: int) -> None:
