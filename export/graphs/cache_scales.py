@@ -8,6 +8,7 @@ cache's scale at its tensors.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ def set_cache_scales(model: Any, scales: Mapping[str, float]) -> None:
     Changes `model` in place; nothing changes where it has no int8 caches. CASTs to and from int8 inside the composites
     become QUANTIZE and DEQUANTIZE.
     """
-    codes = _Codes(model)
+    codes, decompositions = _Codes(model), _Decompositions(model)
     for signature in model.signatureDefs:
         graph = model.subgraphs[signature.subgraphIndex]
         # The cache that a tensor holds, at first or after an update.
@@ -54,7 +55,8 @@ def set_cache_scales(model: Any, scales: Mapping[str, float]) -> None:
                     attributes["scale"] = scales[cache]
             if inside:
                 _add_attributes(operator, attributes)
-                _quantize_inside(codes, operator, inside)
+                if decompositions.take(operator, inside):
+                    _quantize_inside(codes, operator, inside)
         for index, cache in held.items():
             _set_scale(graph.tensors[index], scales[cache])
 
@@ -74,6 +76,29 @@ class _Codes:
         code.version = 2  # int8
         self.model.operatorCodes.append(code)
         return len(self.model.operatorCodes) - 1
+
+
+class _Decompositions:
+    """Gives composites that share a decomposition one for each of their caches' scales."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._before: dict[int, Any] = {}
+        self._made: dict[tuple[int, tuple[tuple[int, float], ...]], int] = {}
+
+    def take(self, composite: Any, scales: dict[int, float]) -> bool:
+        """Point `composite` to the decomposition for `scales`, by place among its inputs; is it still to be made?"""
+        index = composite.builtinOptions2.decompositionSubgraphIndex
+        key = index, tuple(sorted(scales.items()))
+        is_new = key not in self._made
+        if index not in self._before:
+            self._before[index] = deepcopy(self._model.subgraphs[index])
+            self._made[key] = index
+        elif is_new:
+            self._made[key] = len(self._model.subgraphs)
+            self._model.subgraphs.append(deepcopy(self._before[index]))
+        composite.builtinOptions2.decompositionSubgraphIndex = self._made[key]
+        return is_new
 
 
 def _add_attributes(operator: Any, added: dict[str, float]) -> None:

@@ -74,17 +74,18 @@ def tensors(factor: float, signature: str = "") -> Callable[[Surgery], None]:
 
     def plant(model: Surgery) -> None:
         graphs = [graph for entry, graph in model.entries() if signature in entry.signatureKey.decode()]
-        inner = []
+        inner: dict[int, Any] = {}  # Composites with the same caches' scale share a decomposition.
         for graph in graphs:
             for name, attributes in ((UPDATE, ("scale_k", "scale_v")), (PRODUCT, ("scale",))):
                 for operator in composites(model, graph, name):
-                    inner.append(model.model.subgraphs[operator.builtinOptions2.decompositionSubgraphIndex])
+                    index = operator.builtinOptions2.decompositionSubgraphIndex
+                    inner[index] = model.model.subgraphs[index]
                     stored = flexbuffers.Loads(bytes(bytearray(operator.builtinOptions2.compositeAttributes)))
                     for attribute in attributes:
                         if attribute in stored:
                             set_attribute(operator, attribute, factor)
         changed = 0
-        for graph in (*graphs, *inner):
+        for graph in (*graphs, *inner.values()):
             for tensor in graph.tensors:
                 if tensor.type == schema.TensorType.INT8 and tensor.quantization is not None:
                     tensor.quantization.scale = np.array(tensor.quantization.scale, np.float32) * np.float32(factor)

@@ -1,7 +1,8 @@
 """Traced parts to the graph of a whole signature: copied once per call and connected.
 
 What several calls compute alike is kept once, as the converter keeps it within one graph. Composites are the exception
-to that, there and here: each has a decomposition of its own, which later passes may change.
+to that, there and here; but here those of equal decompositions share one. E2B's passes have hundreds of composites of a
+dozen kinds, and runtimes prepare each decomposition: fewer make smaller files that load faster.
 """
 
 from __future__ import annotations
@@ -65,6 +66,8 @@ class _Graph:
         self._made = {tensor.name.decode(): int(tensor.tensorIndex) for tensor in entry.outputs}
         self._recording = recording
         self._operators = [self._operators_of(part) for part in range(len(recording.parts))]
+        self._shared: dict[int, int] = {}
+        self._by_contents: dict[Hashable, int] = {}
         self._constants: dict[Hashable, int] = {}
         self._known: dict[Hashable, list[int]] = {}
         self.main = copy(self._kit)
@@ -114,9 +117,8 @@ class _Graph:
         if isinstance(operator.builtinOptions2, schema.StableHLOCompositeOptionsT):
             operator = copy(operator)
             operator.builtinOptions2 = copy(operator.builtinOptions2)
-            decomposition = self._decompositions[operator.builtinOptions2.decompositionSubgraphIndex]
-            operator.builtinOptions2.decompositionSubgraphIndex = len(self.model.subgraphs)
-            self.model.subgraphs.append(decomposition)
+            index = operator.builtinOptions2.decompositionSubgraphIndex
+            operator.builtinOptions2.decompositionSubgraphIndex = self._decomposition(index)
         else:
             kinds = [_contents((self._kit.tensors[index].type, self._kit.tensors[index].shape)) for index in outputs]
             options = _contents((operator.builtinOptions, operator.builtinOptions2, operator.customOptions))
@@ -130,6 +132,17 @@ class _Graph:
         if key is not None:
             self._known[key] = made
         return made
+
+    def _decomposition(self, index: int) -> int:
+        """Index of what the kit has as subgraph `index`, or of the like."""
+        if index not in self._shared:
+            graph = self._decompositions[index]
+            contents = _contents_of_graph(self.model, graph)
+            if contents not in self._by_contents:
+                self._by_contents[contents] = len(self.model.subgraphs)
+                self.model.subgraphs.append(graph)
+            self._shared[index] = self._by_contents[contents]
+        return self._shared[index]
 
     def _add_tensor(self, index: int, name: str = "", buffer: int = 0) -> int:
         """A tensor like the kit's `index`."""
@@ -163,6 +176,15 @@ class _Graph:
 
     def _is_slice(self, operator: Any) -> bool:
         return operator_code(self.model, operator) == schema.BuiltinOperator.SLICE
+
+
+def _contents_of_graph(model: Any, graph: Any) -> Hashable:
+    """What a graph computes, without names; graphs of composites of their own are taken for different."""
+    tensors = [
+        (*map(_contents, (tensor.shape, tensor.type, tensor.quantization)), _contents(model.buffers[tensor.buffer].data))
+        for tensor in graph.tensors
+    ]
+    return (tuple(tensors), *map(_contents, (graph.inputs, graph.outputs, graph.operators)))
 
 
 def _contents(value: Any) -> Hashable:
