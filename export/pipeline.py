@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..runtime.bundle.cache_scales import scale_problems
 from ..runtime.bundle.container import BundleFile
-from ..runtime.bundle.model_file import read_model
+from ..runtime.bundle.model_file import ModelInfo, read_model
 from ..runtime.bundle.names import MANIFEST_NAME, MTP_DRAFTER, PREFILL_DECODE, SMALLEST_CONTEXT_NOTE, TEMPLATE_NOTE
 from ..runtime.errors import UserError
 from ..runtime.gpu.check import GPU_MODELS, check_model
@@ -31,6 +31,7 @@ from .graphs.storage import plan_storage
 from .kv_scales import scales_from_norms, scales_from_prompts
 from .models.kv_cache import KVSignature, check_shared, kv_signature
 from .options import ACTIVATIONS, BACKENDS, ExportOptions
+from .parallel import Background, background
 from .progress import Reporter
 from .staging import names_failure, remove_unfinished, staged_folder
 from .text.files import read_text_files
@@ -123,22 +124,20 @@ def export(
         with names_failure("writing the bundle", bundle), bundle_writer(parts, bundle) as writer:
             assembly.write(writer, bundle)
         finished = BundleFile(bundle)
-        _check_written(finished)
-        if "gpu" in options.backends:
-            _check_gpu(finished)
-        size = bundle.stat().st_size
         with (
             names_failure("hashing the bundle", bundle),
-            reporter.stage(HASHING, size, in_bytes=True) as advance,
+            background(lambda work: _hashed(bundle, reporter, work)) as hashing,
         ):
-            # A second reading, as the file begins with what is known last: scales, and an identity made of the rest.
-            files = {BUNDLE_NAME: WrittenFile(size, sha256_of(bundle, lambda count: advance(count, "")))}
+            infos = _check_written(finished)
+            if "gpu" in options.backends:
+                _check_gpu(finished)
+        files = {BUNDLE_NAME: hashing.result()}
         if tflite_files:
             for name in models:
                 path = staging / f"{name}.tflite"
                 with names_failure(f"copying {name}", path), reporter.stage(f"Copying {name}", 1):
                     files[path.name] = WrittenFile(*copy_section(finished, name, path))
-        manifest = make_manifest(pair, options, kv, models, stored, finished, files)
+        manifest = make_manifest(pair, options, kv, models, stored, infos, files)
         if scales:
             source = f"{len(kv_cache_prompts)} prompts" if kv_cache_prompts else "norms"
             manifest["kv_signature"] |= {"scales": scales, "scales_from": source}
@@ -171,8 +170,22 @@ def _cache_scales(
         return scales_from_prompts(pair, kv, prompts, chat_template)
 
 
-def _check_written(bundle: BundleFile) -> None:
-    """Check the KV signature on the finished models: what the drafter reads, every target signature writes."""
+def _hashed(bundle: Path, reporter: Reporter, work: Background[WrittenFile]) -> WrittenFile:
+    """Size and hash, by a second reading: the file begins with what is known last, scales and an identity made of the
+    rest."""
+    size = bundle.stat().st_size
+    with reporter.stage(HASHING, size, in_bytes=True) as advance:
+
+        def on_bytes(count: int) -> None:
+            work.check()
+            advance(count, "")
+
+        return WrittenFile(size, sha256_of(bundle, on_bytes))
+
+
+def _check_written(bundle: BundleFile) -> dict[str, ModelInfo]:
+    """Check the KV signature on the finished models, which are returned: what the drafter reads, every target signature
+    writes."""
     infos = {
         name: read_model(bundle.content(section), f"{bundle.path} ({name})")
         for name, section in bundle.model_sections().items()
@@ -183,6 +196,7 @@ def _check_written(bundle: BundleFile) -> None:
         check_shared(signature.caches(written=True), drafter.signatures[0].caches(written=False))
     if problems := scale_problems({name: info.cache_scales for name, info in infos.items()}):
         raise AssertionError(f"the caches' scales do not agree: {problems[0]}")
+    return infos
 
 
 def _check_gpu(bundle: BundleFile) -> None:

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...quantize.formats import Storage
-from ...runtime.bundle.container import BundleFile
-from ...runtime.bundle.model_file import read_model
+from ...runtime.bundle.model_file import ModelInfo
 from ...runtime.bundle.names import EMBEDDER, PREFILL_DECODE
 from ..checkpoint.adapted import AdaptedCheckpoint
 from ..checkpoint.files import Checkpoint
@@ -47,7 +46,7 @@ def make_manifest(
     kv: KVSignature,
     models: Mapping[str, ModelPlan],
     stored: Stored,
-    bundle: BundleFile,
+    infos: Mapping[str, ModelInfo],
     files: Mapping[str, WrittenFile],
 ) -> dict[str, Any]:
     """What went in, what was chosen and what came out; nothing that differs between two runs on the same input."""
@@ -65,7 +64,7 @@ def make_manifest(
         },
         "models": {
             name: {
-                "signatures": _signatures_of(bundle, name),
+                "signatures": _signatures_of(infos[name]),
                 "weights": {
                     weight.name: {"shape": list(weight.shape)}
                     | _stored_as(stored[name][weight.name])
@@ -104,8 +103,7 @@ def manifest_sources(pair: Pair) -> dict[str, dict[str, Any]]:
     }
 
 
-def _signatures_of(bundle: BundleFile, name: str) -> dict[str, Any]:
-    info = read_model(bundle.content(bundle.model_sections()[name]), name)
+def _signatures_of(info: ModelInfo) -> dict[str, Any]:
     return {
         signature.name: {
             side: {tensor.name: {"shape": list(tensor.shape), "dtype": tensor.dtype} for tensor in tensors}

@@ -16,6 +16,7 @@ from pathlib import Path
 from ...runtime.errors import UserError
 from ...runtime.scratch import scratch_folder
 from ...runtime.workers import worker
+from ..models.windowed import ROWS_PER_WINDOW
 from .signatures import Signature
 from .skeleton_cache import SkeletonCache, holds
 from .trace import CANNOT_WRITE
@@ -141,9 +142,9 @@ def _started(
     # among temporary files is removed with the folder.
     environment = {"OMP_NUM_THREADS": "1", "LITERT_TORCH_SHOW_PROGRESS": "n", "TMPDIR": str(folder)}
     # Graphs of a single weight take a moment, and what needs only those can go on. Then the costliest come first, so
-    # that the last ones fill what is left evenly.
+    # that the last ones fill what is left evenly: long prefills, which cut their windows many times, then deep graphs.
     tasks = folder / "signatures.pickle"
-    ordered = sorted(signatures, key=lambda signature: (len(signature.weights) > 1, -len(signature.weights)))
+    ordered = sorted(signatures, key=lambda s: (len(s.weights) > 1, -(s.tokens // ROWS_PER_WINDOW), -len(s.weights)))
     tasks.write_bytes(pickle.dumps(ordered, protocol=5))
     with contextlib.ExitStack() as stack:
         processes = []

@@ -30,6 +30,7 @@ from ..models.pieces import Pieces
 from ..models.target import TargetModel
 
 Tensors = dict[str, torch.Tensor]
+INPUT_POS = "input_pos"
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,15 @@ class Signature:
     inputs: dict[str, TensorSpec]
     weights: tuple[Weight, ...]
 
+    @property
+    def tokens(self) -> int:
+        """How many a call runs; 0 for lookups."""
+        return self.inputs[INPUT_POS].shape[0] if INPUT_POS in self.inputs else 0
+
 
 def _step_inputs(tokens: int, columns: int) -> dict[str, TensorSpec]:
     return {
-        "input_pos": TensorSpec((tokens,), torch.int32),
+        INPUT_POS: TensorSpec((tokens,), torch.int32),
         "mask": TensorSpec((1, 1, tokens, columns)),
         PARAM_TENSOR: TensorSpec(PARAM_TENSOR_SHAPE, torch.int32),
     }

@@ -15,7 +15,7 @@ import torch
 from .lowerings import dynamic_slice
 
 # Rows of a long prefill that share one slice; more would multiply ever more slots that most of them cannot see.
-_ROWS = 128
+ROWS_PER_WINDOW = 128
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class Window:
     @property
     def reach(self) -> int:
         """Slots that one slice covers."""
-        return self.size + min(self.tokens, _ROWS) - 1
+        return self.size + min(self.tokens, ROWS_PER_WINDOW) - 1
 
     def slices(self, param_tensor: torch.Tensor, length: int) -> Iterator[tuple[int, int, torch.Tensor, int]]:
         """First query, number of queries, first slot (int32 `[]`) and number of slots of each slice."""
-        for first in range(0, self.tokens, _ROWS):
-            count = min(_ROWS, self.tokens - first)
+        for first in range(0, self.tokens, ROWS_PER_WINDOW):
+            count = min(ROWS_PER_WINDOW, self.tokens - first)
             slots = self.size + count - 1
             start = param_tensor[0, 0, 0, 0] + (first - self.size + 1)
             yield first, count, start.clamp(0, length - slots), slots

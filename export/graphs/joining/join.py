@@ -181,7 +181,10 @@ class _Graph:
 def _contents_of_graph(model: Any, graph: Any) -> Hashable:
     """What a graph computes, without names; graphs of composites of their own are taken for different."""
     tensors = [
-        (*map(_contents, (tensor.shape, tensor.type, tensor.quantization)), _contents(model.buffers[tensor.buffer].data))
+        (
+            *map(_contents, (tensor.shape, tensor.type, tensor.quantization)),
+            _contents(model.buffers[tensor.buffer].data),
+        )
         for tensor in graph.tensors
     ]
     return (tuple(tensors), *map(_contents, (graph.inputs, graph.outputs, graph.operators)))
