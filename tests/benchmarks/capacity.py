@@ -150,7 +150,7 @@ def about() -> dict[str, Any]:
 @click.option("--chosen", default=1024, show_default=True, help="What is chosen at load of the longest of them.")
 @click.option("--shape", type=click.Choice(list(_SHAPES)), default="e2b", show_default=True)
 @click.option("--window", default=WINDOW, show_default=True, help="Slots that sliding layers see.")
-@click.option("--layers", default=10, show_default=True, help="Of the target; half of them share KV.")
+@click.option("--layers", default=10, show_default=True, help="Of the target; its share of them shares KV.")
 @click.option("--repetitions", default=30, show_default=True)
 @click.option("--threads", default=2, show_default=True)
 @click.option("--only", default="", help="Of the five, those with a name that contains this.")
@@ -177,7 +177,9 @@ def main(
     with tempfile.TemporaryDirectory() as temporary:
         place = folder or Path(temporary)
         place.mkdir(parents=True, exist_ok=True)
-        widths = replace(_SHAPES[shape], layers=layers, kv_shared_layers=layers // 2)
+        whole = _SHAPES[shape]
+        sharing = layers * whole.kv_shared_layers // whole.layers
+        widths = replace(whole, layers=layers, kv_shared_layers=sharing)
         setting = Setting(
             Shape(_slots(middle), widths, window=window), place, SkeletonCache(place / "skeletons"), threads
         )
