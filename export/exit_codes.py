@@ -11,7 +11,7 @@ from importlib.metadata import version
 
 import click
 
-from ..runtime.errors import UserError
+from ..runtime.errors import OUT_OF_MEMORY, UserError, says_out_of_memory
 from ..runtime.printable import one_line
 
 CHECK_FAILED, BAD_INPUT, INTERNAL = 1, 2, 3
@@ -51,11 +51,13 @@ def _line(error: BaseException) -> tuple[str, int]:
         case KeyboardInterrupt() | click.Abort():
             return "interrupted; nothing was written", BAD_INPUT
         case MemoryError():
-            return "out of memory; close other programs, or use a machine with more", BAD_INPUT
+            return OUT_OF_MEMORY, BAD_INPUT
         case BrokenPipeError():
             return "whoever read the output closed it before its end", BAD_INPUT
         case OSError():
             return f"{error.filename or 'output'}: {error.strerror or error}", BAD_INPUT
+        case _ if says_out_of_memory(str(error)):
+            return OUT_OF_MEMORY, BAD_INPUT
         case _:
             return _internal(error), INTERNAL
 

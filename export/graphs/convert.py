@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ...runtime.errors import UserError
+from ...runtime.errors import OUT_OF_MEMORY, UserError, says_out_of_memory
 from ...runtime.scratch import scratch_folder
 from ...runtime.workers import worker
 from ..models.windowed import ROWS_PER_WINDOW
@@ -130,6 +130,8 @@ def _failure(code: int, log: list[str], folder: Path) -> Exception:
     if code == -signal.SIGKILL:
         return UserError("a tracing process was killed, most often for lack of memory; close other programs, try again")
     tail = "\n".join(log[-15:])
+    if says_out_of_memory(tail):
+        return UserError(f"tracing graphs: {OUT_OF_MEMORY}")
     return ConversionError(f"litert-torch failed (exit code {code})\n{tail}")
 
 

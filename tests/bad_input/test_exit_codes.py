@@ -125,6 +125,7 @@ def test_verbose_shows_the_traceback(failing) -> None:
     [
         (UserError("file:\n\x1b[31mwrong"), r"Error: file: \x1b[31mwrong"),
         (MemoryError(), "Error: out of memory"),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), "Error: out of memory"),
         (KeyboardInterrupt(), "Error: interrupted; nothing was written"),
         (click.Abort(), "Error: interrupted; nothing was written"),
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "out/x"), "Error: out/x: No space left on device"),
