@@ -138,7 +138,8 @@ def test_scales_from_prompts(exports: Exports, run, tmp_path: Path, kv_int8: Pat
     assert about["scales_from"] == "2 prompts"
     norms = json.loads((kv_int8 / "manifest.json").read_text())["kv_signature"]["scales"]
     assert all(0.3 * norms[name] < scale < norms[name] for name, scale in about["scales"].items())
-    code, output, _ = run("verify", str(out), str(TARGET), str(DRAFTER), "--no-stock", "--max-tokens", "8", "-q")
+    seen = ["--max-tokens", "8", "--probe-tokens", "96"]
+    code, output, _ = run("verify", str(out), str(TARGET), str(DRAFTER), "--no-stock", *seen, "-q")
     assert code == 0, output
 
 

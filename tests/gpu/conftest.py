@@ -48,14 +48,32 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(config.stash[_OUTCOME])
 
 
-def run_patiently(bundle: Path, texts: list[str], *, speculative: bool, backend: str, max_tokens: int) -> StockRun:
+def run_patiently(
+    bundle: Path,
+    texts: list[str],
+    *,
+    speculative: bool,
+    backend: str,
+    max_tokens: int,
+    context_length: int | None = None,
+) -> StockRun:
     """`run_stock` in up to three tries: on a busy machine a software device misses the runtime's deadlines of 10 s
     while it loads. What is wrong with a bundle is wrong each time."""
-    arguments = {"speculative": speculative, "backend": backend, "max_tokens": max_tokens}
+
+    def run() -> StockRun:
+        return run_stock(
+            bundle,
+            texts,
+            speculative=speculative,
+            backend=backend,
+            max_tokens=max_tokens,
+            context_length=context_length,
+        )
+
     for _ in range(_TRIES - 1):
         with contextlib.suppress(StockRuntimeError):
-            return run_stock(bundle, texts, **arguments)
-    return run_stock(bundle, texts, **arguments)
+            return run()
+    return run()
 
 
 @pytest.fixture(scope="session")
