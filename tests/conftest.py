@@ -39,7 +39,7 @@ pytest_plugins = ["pytester"]
 # The small pair's window is 64: prompts and answers cross it several times before the context ends.
 CONTEXT, WINDOW, DRAFT_TOKENS, STOP = 256, 64, 4, (1, 5)
 PREFILL = (32,)
-PROMPTS, TO_THE_END, GREEDY_TOKENS = 40, 16, 28
+PROMPTS, TO_THE_END, GREEDY_TOKENS = 48, 16, 28
 BundleOf = Callable[[str], Path]
 TARGET, DRAFTER = SMALL_PAIR / "target", SMALL_PAIR / "drafter"
 

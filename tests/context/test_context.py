@@ -24,7 +24,7 @@ SMALLEST = 64 + 32 - 1  # The window, and the rows of a prefill that share a sli
 @pytest.fixture(scope="module")
 def near_its_end(prompts: list[HeldOutPrompt]) -> list[HeldOutPrompt]:
     """Prompts that leave little room in SHORT slots, yet more than a prefill takes."""
-    found = [prompt for prompt in prompts if SHORT - 40 <= len(prompt.tokens) <= SHORT - 12][:8]
+    found = [prompt for prompt in prompts if SHORT - 56 <= len(prompt.tokens) <= SHORT - 12][:8]
     assert len(found) >= 4
     return found
 
