@@ -74,7 +74,7 @@ def test_drafts_of_every_round_equal_the_reference(answers, prompts, torch_pair)
             compared += len(mine[expected.slot])
         before = [slot for slot in mine if slot < len(prompt.tokens) + len(tokens) - 1]
         assert before == [expected.slot for expected in reference.rounds]
-    assert compared > 2_500
+    assert compared > 2_000
 
 
 def test_acceptance_equals_stock_litert_lm(answers, stock_runs) -> None:
