@@ -11,7 +11,7 @@ from functools import partial
 
 import torch
 
-from ...runtime.bundle.names import EMBEDDER, MTP_DRAFTER, PARAM_TENSOR, PER_LAYER_EMBEDDER
+from ...runtime.bundle.names import EMBEDDER, INPUT_POS, MTP_DRAFTER, PARAM_TENSOR, PER_LAYER_EMBEDDER
 from ..checkpoint.config import DrafterConfig, TargetConfig
 from ..checkpoint.weights import (
     Weight,
@@ -30,7 +30,6 @@ from ..models.pieces import Pieces
 from ..models.target import TargetModel
 
 Tensors = dict[str, torch.Tensor]
-INPUT_POS = "input_pos"
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,18 @@ from dataclasses import dataclass, field
 from ..errors import UserError
 from .cache_scales import scale_problems, scales_by_cache
 from .model_file import ModelInfo, SignatureInfo, TensorInfo
-from .names import EMBEDDER, KV_PREFIX, MTP_DRAFTER, PARAM_TENSOR, PER_LAYER_EMBEDDER, PREFILL_DECODE, is_cache
+from .names import (
+    EMBEDDER,
+    INPUT_POS,
+    KV_PREFIX,
+    MTP_DRAFTER,
+    PARAM_TENSOR,
+    PER_LAYER_EMBEDDER,
+    PREFILL_DECODE,
+    is_cache,
+)
 
-_POSITIONS = ("input_pos", "positions")
+_POSITIONS = (INPUT_POS, "positions")
 _MASKS = ("mask", "attn_mask")
 MASK_DTYPES = ("bool", "float32", "float16")
 _EMBEDDINGS, _PER_LAYER = "embeddings", "per_layer_embeddings"

@@ -12,7 +12,7 @@ from .container import BundleFile, Section
 from .context.placeholder import is_placeholder, replaced
 from .loading import bundle_file_in
 from .model_file import ModelInfo, SignatureInfo, dtype_size, read_model
-from .names import EMBEDDER, MTP_DRAFTER, PREFILL_DECODE, TEMPLATE_NOTE
+from .names import EMBEDDER, INPUT_POS, MTP_DRAFTER, PREFILL_DECODE, TEMPLATE_NOTE
 
 # A dense head multiplies the whole vocabulary; the clustered one picks clusters first.
 _CLUSTERED_HEAD_OPERATOR = "TOPK_V2"
@@ -34,7 +34,7 @@ class Inspection:
     @property
     def draft_tokens(self) -> int | None:
         """Tokens drafted per round: verify takes one more; None without verify."""
-        positions = self.verify.input("input_pos") if self.verify else None
+        positions = self.verify.input(INPUT_POS) if self.verify else None
         return positions.shape[0] - 1 if positions and positions.shape else None
 
     @property
@@ -42,7 +42,7 @@ class Inspection:
         """Draft lengths of verify signatures beside `verify`, which this project's runtime can choose from."""
         target = self.models.get(PREFILL_DECODE)
         others = [s for s in target.signatures if s.name.startswith("verify") and s.name != "verify"] if target else []
-        found = [positions.shape[0] - 1 for signature in others if (positions := signature.input("input_pos"))]
+        found = [positions.shape[0] - 1 for signature in others if (positions := signature.input(INPUT_POS))]
         return sorted(found)
 
     @property

@@ -31,6 +31,7 @@ ROPE_TABLES = {
 # Composites for which LiteRT's GPU backend has kernels.
 CACHE_UPDATE, RUNTIME_BMM, RMS_NORM = "odml.cache_update", "odml.runtime_bmm", "odml.rms_norm"
 
+INPUT_POS = "input_pos"
 PARAM_TENSOR = "param_tensor"
 KV_PREFIX = "kv_cache_"
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ....runtime.bundle.inspection import Inspection
-from ....runtime.bundle.names import is_cache
+from ....runtime.bundle.names import INPUT_POS, is_cache
 from .common import draft_lengths, foreign, pairs, shared_with, size, stop_tokens
 
 
@@ -70,7 +70,7 @@ def _print_signatures(inspection: Inspection, console: Console) -> None:
     )
     for name, model in inspection.models.items():
         for signature in model.signatures:
-            positions = signature.input("input_pos") or signature.input("positions")
+            positions = signature.input(INPUT_POS) or signature.input("positions")
             plain = [t.name for t in signature.inputs if not is_cache(t.name)]
             returned = [t.name for t in signature.outputs if not is_cache(t.name)]
             read, written = signature.caches(written=False), signature.caches(written=True)

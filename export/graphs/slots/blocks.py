@@ -19,7 +19,7 @@ from ai_edge_litert import schema_py_generated as schema
 from flatbuffers import flexbuffers
 
 from ....runtime.bundle.flatbuffer import operator_code, operator_name
-from ....runtime.bundle.names import RUNTIME_BMM
+from ....runtime.bundle.names import PARAM_TENSOR, RUNTIME_BMM
 from .writer import GraphWriter, shape_of
 
 # Where a model has no sliding window to tell.
@@ -54,7 +54,8 @@ def _rewrite(model: Any, index: int, composite: Any, block: int) -> bool:
     axis = 3 if is_value else 2
     length = int(graph.tensors[int(graph.inputs[1])].shape[axis])
     windowed = any(operator_code(model, o) == schema.BuiltinOperator.SLICE for o in graph.operators)
-    most = length if is_value else _TURNS_TIMES_ROWS // shape_of(graph.tensors[int(graph.outputs[0])])[2] * block
+    rows = shape_of(graph.tensors[int(graph.outputs[0])])[2]
+    most = length if is_value else _TURNS_TIMES_ROWS // rows * block
     if windowed or length <= block or most == 0:
         return False
     first, whole = len(model.subgraphs), deepcopy(graph)
@@ -188,7 +189,7 @@ def _add_composite(writer: GraphWriter, composite: Any, decomposition: int, out:
     lhs, cache, parameters = writer.graph.inputs[3:6]
     # LiteRT-LM keeps tensors of these names where the composite's kernel wants them.
     writer.graph.tensors[cache].name = b"kv_cache_v_0" if is_value else b"kv_cache_k_0"
-    writer.graph.tensors[parameters].name = b"param_tensor"
+    writer.graph.tensors[parameters].name = PARAM_TENSOR.encode()
     operator = deepcopy(composite)
     operator.inputs, operator.outputs = [lhs, cache, parameters], [out]
     operator.builtinOptions2.decompositionSubgraphIndex = decomposition

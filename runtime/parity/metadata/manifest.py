@@ -9,7 +9,7 @@ from typing import Any
 
 from ...bundle.context.placeholder import placeholder_length
 from ...bundle.inspection import Inspection
-from ...bundle.names import MANIFEST_NAME, MTP_DRAFTER, PREFILL_DECODE
+from ...bundle.names import INPUT_POS, MANIFEST_NAME, MTP_DRAFTER, PREFILL_DECODE
 from ...errors import UserError
 from ..report.report import Stage
 from .fields import json_differences
@@ -119,7 +119,7 @@ def option_problems(options: Mapping[str, Any], inspection: Inspection) -> Itera
     prefills = sorted(
         positions.shape[0]
         for signature in target.signatures
-        if signature.name.startswith("prefill") and (positions := signature.input("input_pos"))
+        if signature.name.startswith("prefill") and (positions := signature.input(INPUT_POS))
     )
     found = {
         "prefill_lengths": prefills,
