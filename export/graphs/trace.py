@@ -12,16 +12,13 @@ import os
 import pickle
 import sys
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from ...runtime.bundle.flatbuffer import pack, parse
-from ..models import lowerings, norm
+from .converter import register_lowerings, to_flatbuffer
 from .joining.join import join
 from .joining.kit import Kit
 from .joining.recording import record
-from .signatures import Signature, Tensors
+from .signatures import Signature
 
 WEIGHT_PREFIX = "weights_"
 INPUT_PREFIX = "inputs_"
@@ -44,20 +41,6 @@ def given_names(signature: Signature) -> list[str]:
     """Names of the inputs of a traced graph: its weights, then what the signature takes."""
     weights = (f"{WEIGHT_PREFIX}{weight.name}" for weight in signature.weights)
     return [*weights, *(f"{INPUT_PREFIX}{name}" for name in signature.inputs)]
-
-
-def register_lowerings() -> None:
-    """Tell the converter how to write this project's own operators; to be called before tracing."""
-    norm.register_lowering()
-    lowerings.register_lowering()
-
-
-def to_flatbuffer(name: str, module: torch.nn.Module, samples: dict[str, Tensors]) -> bytes:
-    """What the converter makes of `module`, run on `samples`; the entries of an argument `a` become inputs `a_*`."""
-    import litert_torch  # Seconds of import time, paid by the worker alone.
-
-    model: Any = litert_torch.signature(name, module.eval(), sample_kwargs=samples).convert()
-    return model.model_content()
 
 
 def main() -> None:

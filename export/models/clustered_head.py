@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from ..checkpoint.config import DrafterConfig
 from ..checkpoint.weights import CENTROIDS, HEAD_ROWS, HEAD_SCALES, INVERSE_ORDERING, head_name
 from .layers import Weights
+from .lowerings import linear
 
 # Logits of tokens that were not scored: inside float16, and exp() of it is zero.
 NOT_CHOSEN = -3e4
@@ -27,7 +28,7 @@ def clustered_logits(config: DrafterConfig, weights: Weights, hidden: torch.Tens
     """Logits float32 `[1, 1, V]` in token order from `hidden` `[1, 1, H]`; NOT_CHOSEN outside the chosen clusters."""
     size, chosen = config.tokens_per_cluster, config.chosen_clusters
     clusters = config.vocab_size // size
-    scores = F.linear(hidden, weights[CENTROIDS]).reshape(1, clusters)
+    scores = linear(hidden, weights[CENTROIDS]).reshape(1, clusters)
     best = torch.topk(scores, chosen, dim=-1).indices.to(torch.int32).reshape(chosen, 1)
     # Lookups which graphs/skeleton.py turns into GATHER, of codes where the table is quantized.
     rows = F.embedding(best.reshape(-1), weights[HEAD_ROWS]).reshape(chosen * size, -1)  # [chosen * size, H]
@@ -46,4 +47,4 @@ def clustered_logits(config: DrafterConfig, weights: Weights, hidden: torch.Tens
 
 def dense_logits(config: DrafterConfig, weights: Weights, hidden: torch.Tensor) -> torch.Tensor:
     """Logits float32 `[1, 1, V]` of a checkpoint with `use_ordered_embeddings: false`."""
-    return F.linear(hidden, weights[head_name(config)])
+    return linear(hidden, weights[head_name(config)])

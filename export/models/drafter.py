@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch.nn import functional as F
 
 from ..checkpoint.config import DrafterConfig, TargetConfig
 from .clustered_head import clustered_logits, dense_logits
 from .kv_cache import KVSignature, drafter_source
 from .layers import Weights, add_attention, add_mlp, begin_step
+from .lowerings import linear
 from .norm import rms_norm
 from .pieces import Pieces
 from .target import Caches
@@ -70,13 +70,13 @@ class DrafterModel:
 def _layers_input(config: DrafterConfig, weights: Weights, activations: torch.Tensor) -> torch.Tensor:
     """Residual stream `[1, 1, H]` before the first layer."""
     del config
-    return F.linear(activations, weights["pre_projection.weight"])
+    return linear(activations, weights["pre_projection.weight"])
 
 
 def _logits(config: DrafterConfig, weights: Weights, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits `[1, 1, V]` and projected activations `[1, 1, D]` of the residual stream after the last layer."""
     hidden = rms_norm(x, weights["norm.weight"], config.rms_norm_eps)
-    projected = F.linear(hidden, weights["post_projection.weight"])
+    projected = linear(hidden, weights["post_projection.weight"])
     if config.clusters is None:
         return dense_logits(config, weights, hidden), projected
     return clustered_logits(config, weights, hidden), projected

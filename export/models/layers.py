@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from ...runtime.bundle.names import ROPE_STRIDE, ROPE_TABLES
 from ..checkpoint.config import DecoderConfig, LayerType
 from .cache_ops import cache_update, masked_scores, query_key_product, weight_value_product, window_mask
-from .lowerings import integer_quotient
+from .lowerings import integer_quotient, linear
 from .norm import rms_norm
 from .windowed import Window
 
@@ -102,8 +102,8 @@ def write_kv(
     """Keys and values of the normalised layer input `x` `[1, T, D]`, written into the layer's `cache`."""
     attention, prefix = config.attention(layer), f"layers.{layer}.self_attn."
     shape = (1, -1, attention.kv_heads, attention.head_dim)
-    key = F.linear(x, weights[prefix + "k_proj.weight"]).view(shape)  # [1, T, kv_heads, head_dim]
-    value = F.linear(x, weights[prefix + "v_proj.weight"]).view(shape)
+    key = linear(x, weights[prefix + "k_proj.weight"]).view(shape)  # [1, T, kv_heads, head_dim]
+    value = linear(x, weights[prefix + "v_proj.weight"]).view(shape)
     key = rms_norm(key, weights[prefix + "k_norm.weight"], config.rms_norm_eps)
     key = rotate(key, step.rope[config.layer_types[layer]])
     value = rms_norm(value, None, config.rms_norm_eps)
@@ -122,7 +122,7 @@ def attend(
     """Grouped-query attention of the normalised layer input `x` `[1, T, D]` over `cache`; scores are not scaled."""
     attention, prefix = config.attention(layer), f"layers.{layer}.self_attn."
     tokens, heads, head_dim = x.shape[1], config.query_heads, attention.head_dim
-    query = F.linear(x, weights[prefix + "q_proj.weight"]).view(1, tokens, heads, head_dim)
+    query = linear(x, weights[prefix + "q_proj.weight"]).view(1, tokens, heads, head_dim)
     query = rms_norm(query, weights[prefix + "q_norm.weight"], config.rms_norm_eps)
     query = rotate(query, step.rope[config.layer_types[layer]]).transpose(1, 2)  # [1, heads, T, head_dim]
     # Query heads that share a kv head lie side by side, so a group folds into the rows of one product.
@@ -134,14 +134,14 @@ def attend(
     shares = F.softmax(scores, dim=-1).reshape(1, attention.kv_heads, -1, length)
     mixed = weight_value_product(shares, cache[1], step.param_tensor, window).reshape(1, heads, tokens, head_dim)
     mixed = mixed.transpose(1, 2).reshape(1, tokens, heads * head_dim)
-    return F.linear(mixed, weights[prefix + "o_proj.weight"])
+    return linear(mixed, weights[prefix + "o_proj.weight"])
 
 
 def gated_mlp(weights: Weights, layer: int, x: torch.Tensor) -> torch.Tensor:
     """`down(gelu(gate(x)) * up(x))` on `[1, T, D]`, GELU by its tanh approximation."""
     prefix = f"layers.{layer}.mlp."
-    gate = F.gelu(F.linear(x, weights[prefix + "gate_proj.weight"]), approximate="tanh")
-    return F.linear(gate * F.linear(x, weights[prefix + "up_proj.weight"]), weights[prefix + "down_proj.weight"])
+    gate = F.gelu(linear(x, weights[prefix + "gate_proj.weight"]), approximate="tanh")
+    return linear(gate * linear(x, weights[prefix + "up_proj.weight"]), weights[prefix + "down_proj.weight"])
 
 
 def attention_input(config: DecoderConfig, weights: Weights, layer: int, x: torch.Tensor) -> torch.Tensor:
@@ -178,7 +178,7 @@ def add_mlp(
     mixed = gated_mlp(weights, layer, rms_norm(x, weights[prefix + "pre_feedforward_layernorm.weight"], eps))
     x = x + rms_norm(mixed, weights[prefix + "post_feedforward_layernorm.weight"], eps)
     if per_layer_input is not None:
-        gate = F.gelu(F.linear(x, weights[prefix + "per_layer_input_gate.weight"]), approximate="tanh")
-        gated = F.linear(gate * per_layer_input, weights[prefix + "per_layer_projection.weight"])
+        gate = F.gelu(linear(x, weights[prefix + "per_layer_input_gate.weight"]), approximate="tanh")
+        gated = linear(gate * per_layer_input, weights[prefix + "per_layer_projection.weight"])
         x = x + rms_norm(gated, weights[prefix + "post_per_layer_input_norm.weight"], eps)
     return x * weights[prefix + "layer_scalar"]

@@ -1,11 +1,17 @@
-"""Operators that torch has no converter for, and how litert-torch writes them."""
+"""Operators of this project's own, and how litert-torch writes them.
+
+Some are what torch has no converter for; `linear` is one operator where torch's own becomes ten on its way through the
+converter.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 
 @torch.library.custom_op("gemma_mtp::dynamic_slice", mutates_args=())
@@ -32,13 +38,25 @@ def _(x: torch.Tensor, divisor: int) -> torch.Tensor:
     return torch.empty_like(x)
 
 
-def register_lowering() -> None:
+@torch.library.custom_op("gemma_mtp::linear", mutates_args=())
+def linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """`x @ weight.T` of `x` `[..., n]` and `weight` `[m, n]`."""
+    return F.linear(x, weight)
+
+
+@linear.register_fake
+def _(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return x.new_empty((*x.shape[:-1], weight.shape[0]))
+
+
+def register_lowerings() -> None:
     """Tell litert-torch, which takes seconds to load, how to write these operators; to be called before tracing."""
     from litert_converter.mlir import ir as mlir
-    from litert_converter.mlir.dialects import stablehlo
+    from litert_converter.mlir.dialects import stablehlo as dialect
     from litert_torch.backend import lowerings
 
     ir: Any = mlir
+    stablehlo: Any = dialect
 
     def lower(_: Any, x: Any, starts: Any, sizes: Sequence[int]) -> Any:
         return stablehlo.dynamic_slice(x, starts, ir.DenseI64ArrayAttr.get(list(sizes)))
@@ -48,6 +66,23 @@ def register_lowering() -> None:
         value = ir.DenseElementsAttr.get_splat(kind, ir.IntegerAttr.get(kind.element_type, divisor))
         return stablehlo.divide(x, stablehlo.constant(value))
 
+    def lower_linear(_: Any, x: Any, weight: Any) -> Any:
+        def reshaped(x: Any, shape: list[int]) -> Any:
+            return x if list(x.type.shape) == shape else stablehlo.reshape(typed(shape), x)
+
+        def typed(shape: list[int]) -> Any:
+            return ir.RankedTensorType.get(shape, x.type.element_type)
+
+        *rows, n = map(int, x.type.shape)
+        m = int(weight.type.shape[0])
+        columns = stablehlo.transpose(weight, ir.DenseI64ArrayAttr.get([1, 0]))
+        numbers = stablehlo.DotDimensionNumbers.get([], [], [1], [0])
+        product = stablehlo.dot_general(
+            typed([math.prod(rows), m]), reshaped(x, [math.prod(rows), n]), columns, numbers
+        )
+        return reshaped(product, [*rows, m])
+
     register: Any = lowerings.lower
+    register(torch.ops.gemma_mtp.linear)(lower_linear)
     register(torch.ops.gemma_mtp.dynamic_slice)(lower)
     register(torch.ops.gemma_mtp.integer_quotient)(lower_quotient)

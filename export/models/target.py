@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch.nn import functional as F
 
 from ..checkpoint.config import TargetConfig
 from ..checkpoint.weights import head_name
 from .kv_cache import KVSignature, LayerCache
 from .layers import Step, Weights, add_attention, add_mlp, attention_input, begin_step, write_kv
+from .lowerings import linear
 from .norm import rms_norm
 from .pieces import Pieces
 
@@ -145,7 +145,7 @@ def _per_layer_inputs(
     config: TargetConfig, weights: Weights, embeddings: torch.Tensor, per_layer_embeddings: torch.Tensor
 ) -> torch.Tensor:
     """Per-layer inputs `[1, T, layers, ple_dim]`: token identity and context projection, averaged by energy."""
-    projected = F.linear(embeddings, weights["per_layer_model_projection.weight"]) * config.hidden_size**-0.5
+    projected = linear(embeddings, weights["per_layer_model_projection.weight"]) * config.hidden_size**-0.5
     projected = projected.view(1, -1, config.layers, config.ple_dim)
     projected = rms_norm(projected, weights["per_layer_projection_norm.weight"], config.rms_norm_eps)
     return (projected + per_layer_embeddings) * 2.0**-0.5
@@ -166,7 +166,7 @@ def _write_rows(
 def _logits(config: TargetConfig, weights: Weights, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits `[1, T, V]` and activations `[1, T, D]` of the residual stream `x` `[1, T, D]` after the last layer."""
     activations = rms_norm(x, weights["norm.weight"], config.rms_norm_eps)
-    logits = F.linear(activations, weights[head_name(config)])
+    logits = linear(activations, weights[head_name(config)])
     if (cap := config.final_logit_softcapping) is not None:
         logits = torch.tanh(logits / cap) * cap
     return logits, activations

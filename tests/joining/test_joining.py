@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from ai_edge_litert.interpreter import Interpreter
 
 from gemma_mtp.export.checkpoint.read_config import read_drafter_config, read_target_config
+from gemma_mtp.export.graphs.converter import register_lowerings, to_flatbuffer
 from gemma_mtp.export.graphs.joining.join import join
 from gemma_mtp.export.graphs.joining.kit import Kit
 from gemma_mtp.export.graphs.joining.recording import Recording, record
@@ -20,11 +22,12 @@ from gemma_mtp.export.graphs.signatures import (
     per_layer_embedder_signature,
     target_signatures,
 )
-from gemma_mtp.export.graphs.trace import given_names, register_lowerings, to_flatbuffer, trace
+from gemma_mtp.export.graphs.trace import given_names, trace
 from gemma_mtp.export.models.kv_cache import kv_signature
+from gemma_mtp.export.models.lowerings import linear
 from gemma_mtp.export.models.norm import rms_norm
 from gemma_mtp.runtime.bundle.flatbuffer import parse
-from tests.joining.whole import said, samples_of, trace_whole
+from tests.joining.whole import converted, said, samples_of, trace_whole
 from tests.support.oracle import random_drafter, random_target
 
 # The window of 8 is cut out of these slots.
@@ -176,5 +179,28 @@ class Norms(torch.nn.Module):
 def test_norm_is_what_the_converters_builder_makes(shape: tuple[int, ...]) -> None:
     register_lowerings()
     samples = {"inputs": {"x": torch.randn(shape), "weight": torch.randn(shape[-1:])}}
-    ours, built = (said(parse(to_flatbuffer("norms", Norms(built), samples))) for built in (False, True))
+    ours, built = (
+        said(parse(to_flatbuffer("norms", Norms(False), samples))),
+        said(parse(converted("norms", Norms(True), samples))),
+    )
     assert ours == built
+
+
+class Products(torch.nn.Module):
+    """The same products as one operator, and as torch's own."""
+
+    def __init__(self, ours: bool) -> None:
+        super().__init__()
+        self.ours = ours
+
+    def forward(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        product = linear if self.ours else F.linear
+        return {"y": torch.tanh(product(inputs["x"], inputs["weight"]))}
+
+
+@pytest.mark.parametrize("shape", [(3, 16), (1, 1, 16), (1, 8, 16), (2, 4, 16)])
+def test_product_is_what_the_converter_makes_of_torchs(shape: tuple[int, ...]) -> None:
+    register_lowerings()
+    samples = {"inputs": {"x": torch.randn(shape), "weight": torch.randn(24, 16)}}
+    ours = said(parse(to_flatbuffer("products", Products(True), samples)))
+    assert ours == said(parse(converted("products", Products(False), samples)))

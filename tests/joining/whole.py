@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from gemma_mtp.export.checkpoint.weights import Role
+from gemma_mtp.export.graphs.converter import register_lowerings
 from gemma_mtp.export.graphs.signatures import Signature, Tensors
-from gemma_mtp.export.graphs.trace import INPUT_PREFIX, WEIGHT_PREFIX, register_lowerings, to_flatbuffer
+from gemma_mtp.export.graphs.trace import INPUT_PREFIX, WEIGHT_PREFIX
 from gemma_mtp.export.models.pieces import Directly
 from gemma_mtp.runtime.bundle.flatbuffer import operator_name
 
@@ -25,12 +26,20 @@ class _Entry(torch.nn.Module):
 
 
 def trace_whole(signature: Signature) -> bytes:
-    """As `trace`, in one go."""
+    """As `trace`, in one go and by the converter's own `convert`."""
     register_lowerings()
     samples = samples_of(signature)
     weights = {w.name: samples[WEIGHT_PREFIX + w.name] for w in signature.weights}
     inputs = {name: samples[INPUT_PREFIX + name] for name in signature.inputs}
-    return to_flatbuffer(signature.name, _Entry(signature), {"weights": weights, "inputs": inputs})
+    return converted(signature.name, _Entry(signature), {"weights": weights, "inputs": inputs})
+
+
+def converted(name: str, module: torch.nn.Module, samples: dict[str, Tensors]) -> bytes:
+    """As `to_flatbuffer`, by the converter's own `convert`."""
+    import litert_torch
+
+    model: Any = litert_torch.signature(name, module.eval(), sample_kwargs=samples).convert()
+    return model.model_content()
 
 
 def samples_of(signature: Signature, seed: int = 0) -> Tensors:
