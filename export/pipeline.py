@@ -117,7 +117,7 @@ def export(
         ",".join(options.backends) if options.backends != BACKENDS else None,
         _notes(pair, options, kv) | {TEMPLATE_NOTE: verdict(adapted)},
     )
-    assembly = Assembly(pair, kv, models, stored, scales, reporter, cache, show_converter_output)
+    assembly = Assembly(pair, kv, models, stored, scales, options.backends, reporter, cache, show_converter_output)
     assembly.expect()
     with staged_folder(out) as staging:
         bundle = staging / BUNDLE_NAME

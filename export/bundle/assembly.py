@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from ..checkpoint.weights import EMBEDDING
 from ..graphs.bind import BoundModel, bind, share_weight, write_model
 from ..graphs.cache_scales import set_cache_scales
 from ..graphs.convert import Conversion, conversion
+from ..graphs.inline import inline_composites
 from ..graphs.plan import ModelPlan
 from ..graphs.skeleton import merge
 from ..graphs.skeleton_cache import SkeletonCache
@@ -37,7 +38,8 @@ _GRAPH_SECONDS, _WRITTEN_SECONDS, _HASHED_SECONDS = 5.0, 1 / 400e6, 1 / 1.5e9
 class Assembly:
     """What the models of a bundle are made from, and who is told.
 
-    `stored` is how every weight is stored; `scales` are those of int8 caches by name.
+    `stored` is how every weight is stored; `scales` are those of int8 caches by name; `backends` those that target and
+    drafter are for.
     """
 
     pair: Pair
@@ -45,6 +47,7 @@ class Assembly:
     models: Mapping[str, ModelPlan]
     stored: Stored
     scales: Mapping[str, float]
+    backends: Sequence[str]
     reporter: Reporter
     cache: SkeletonCache | None = None
     show_converter_output: bool = False
@@ -151,6 +154,8 @@ class Assembly:
         if self.kv.is_placeholder:
             measure_caches(skeleton, self.kv.length)
         loop_over_blocks(skeleton, self.pair.target_config.sliding.window or SLOTS_PER_BLOCK)
+        if "gpu" not in self.backends:
+            inline_composites(skeleton)
         first = EMBEDDING if self._shares_table and name == PREFILL_DECODE else None
         return bind(skeleton, model.weights, self.stored[name], first)
 

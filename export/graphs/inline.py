@@ -1,0 +1,94 @@
+"""Composites replaced by what they stand for, in bundles for the CPU alone.
+
+A GPU has kernels for composites, and needs them. The CPU runs what they stand for as graphs of their own, hundreds a
+pass, whose memory it plans anew each time: in one graph with the rest they cost 3 to 7 % less time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import copy
+from typing import Any
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+
+def inline_composites(model: Any) -> None:
+    """Replace every composite in `model` (object form, changed in place); graphs that nothing runs are left out."""
+    done: set[int] = set()
+
+    def visit(index: int) -> None:
+        if index in done:
+            return
+        done.add(index)
+        graph, operators = model.subgraphs[index], []
+        for operator in graph.operators:
+            options = operator.builtinOptions2
+            if isinstance(options, schema.StableHLOCompositeOptionsT):
+                visit(options.decompositionSubgraphIndex)
+                operators += _opened(graph, operator, model.subgraphs[options.decompositionSubgraphIndex])
+            else:
+                operators.append(operator)
+        graph.operators = operators
+
+    for index in range(len(model.subgraphs)):
+        visit(index)
+    _leave_out_unused(model)
+
+
+def _opened(graph: Any, composite: Any, decomposition: Any) -> list[Any]:
+    """The operators of `decomposition` on tensors of `graph`, of which it gets what it lacks."""
+    places = {-1: -1}  # An operand that is left out.
+    for inner, outer in ((decomposition.inputs, composite.inputs), (decomposition.outputs, composite.outputs)):
+        for inside, outside in zip(map(int, inner), map(int, outer), strict=True):
+            if inside in places:
+                raise AssertionError("a composite hands an operand through")
+            places[inside] = outside
+
+    def tensor(index: int) -> int:
+        if index not in places:
+            places[index] = len(graph.tensors)
+            taken = copy(decomposition.tensors[index])
+            taken.name = f"inlined.{places[index]}".encode()
+            graph.tensors.append(taken)
+        return places[index]
+
+    operators = []
+    for operator in decomposition.operators:
+        taken = copy(operator)
+        taken.inputs = np.array([tensor(int(index)) for index in operator.inputs], np.int32)
+        taken.outputs = np.array([tensor(int(index)) for index in operator.outputs], np.int32)
+        operators.append(taken)
+    return operators
+
+
+def _leave_out_unused(model: Any) -> None:
+    """Keep the graphs that signatures begin with, and those that loops of kept ones run."""
+    used: dict[int, None] = {}
+    waiting = [int(entry.subgraphIndex) for entry in model.signatureDefs]
+    while waiting:
+        index = waiting.pop(0)
+        if index not in used:
+            used[index] = None
+            for loop in _loops(model.subgraphs[index]):
+                waiting += [loop.condSubgraphIndex, loop.bodySubgraphIndex]
+    kept = sorted(used)
+    moved = {index: place for place, index in enumerate(kept)}
+    model.subgraphs = [model.subgraphs[index] for index in kept]
+    for entry in model.signatureDefs:
+        entry.subgraphIndex = moved[int(entry.subgraphIndex)]
+    changed: set[int] = set()  # Loops of graphs that were copied from one decomposition share their options.
+    for graph in model.subgraphs:
+        for loop in _loops(graph):
+            if id(loop) not in changed:
+                changed.add(id(loop))
+                loop.condSubgraphIndex, loop.bodySubgraphIndex = (
+                    moved[loop.condSubgraphIndex], moved[loop.bodySubgraphIndex],
+                )  # fmt: skip
+
+
+def _loops(graph: Any) -> Iterator[Any]:
+    for operator in graph.operators:
+        if isinstance(operator.builtinOptions, schema.WhileOptionsT):
+            yield operator.builtinOptions
