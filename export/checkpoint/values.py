@@ -14,7 +14,7 @@ from ...runtime.errors import UserError
 from ...runtime.parity.weights.codes import Codes
 from .config import LAYER_TYPES, AttentionConfig, DecoderConfig
 from .files import Checkpoint
-from .weights import HEAD_ROWS, INVERSE_ORDERING, TOKEN_ORDERING, Weight
+from .weights import HEAD_ROWS, HEAD_TOKENS, INVERSE_ORDERING, TOKEN_ORDERING, Weight
 
 # Float32 bytes of a weight that are worked on at a time: what stays in a processor's caches. Quantizing 128 MB at once
 # took 25 ns a value, two megabytes 1 ns (a core with 1 MB of its own and a share of 32).
@@ -55,6 +55,9 @@ def weight_parts(
         raise ValueError(f"{weight.name} comes neither from the checkpoint nor from the configuration")
     if weight.name == INVERSE_ORDERING:
         yield partial(_inverse_ordering, checkpoint)
+        return
+    if weight.name == HEAD_TOKENS:
+        yield partial(_head_tokens, checkpoint, weight.shape)
         return
     order = _order(checkpoint, weight)
     row_bytes = 4 * math.prod(weight.source_shape[1:])
@@ -142,6 +145,11 @@ def _rope_blocks(attention: AttentionConfig, rows: int, step: int) -> Iterator[n
 
 def _inverse_ordering(checkpoint: Checkpoint) -> Iterator[np.ndarray]:
     yield _places(checkpoint).numpy()
+
+
+def _head_tokens(checkpoint: Checkpoint, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+    _places(checkpoint)  # Refuses what is no permutation.
+    yield checkpoint.read(TOKEN_ORDERING).to(torch.int32).reshape(shape).numpy()
 
 
 def _places(checkpoint: Checkpoint) -> torch.Tensor:

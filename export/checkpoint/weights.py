@@ -10,7 +10,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from ...runtime.bundle.names import HEAD_ROWS, HEAD_SCALES, INVERSE_ORDERING, ROPE_STRIDE, ROPE_TABLES
+from ...runtime.bundle.names import (
+    HEAD_ROWS,
+    HEAD_SCALES,
+    HEAD_TOKENS,
+    INVERSE_ORDERING,
+    ROPE_STRIDE,
+    ROPE_TABLES,
+)
 from .config import DecoderConfig, DrafterConfig, TargetConfig
 
 # The embedding, and the head where a checkpoint has its own.
@@ -133,8 +140,11 @@ def per_layer_embedder_weights(config: TargetConfig) -> list[Weight]:
     return [_plain("embed_tokens_per_layer.weight", shape, Role.TABLE)]
 
 
-def drafter_weights(config: DrafterConfig, positions: int) -> list[Weight]:
-    """The whole drafter, with its head in cluster order or dense; `positions` are the target's."""
+def drafter_weights(config: DrafterConfig, positions: int, *, scatter: bool = False) -> list[Weight]:
+    """The whole drafter, with its head in cluster order or dense; `positions` are the target's.
+
+    With `scatter`, a clustered head has each cluster's token ids instead of each token's place.
+    """
     hidden, backbone, vocabulary = config.hidden_size, config.backbone_hidden_size, config.vocab_size
     weights = [
         *_rope_tables(config, positions),
@@ -147,10 +157,13 @@ def drafter_weights(config: DrafterConfig, positions: int) -> list[Weight]:
     if config.clusters is None:
         return [*weights, _plain(head_name(config), table, Role.LINEAR)]
     size = config.tokens_per_cluster
+    order = Weight(INVERSE_ORDERING, (vocabulary,), Role.INDEX, TOKEN_ORDERING, (vocabulary,))
+    if scatter:
+        order = Weight(HEAD_TOKENS, (config.clusters, size), Role.INDEX, TOKEN_ORDERING, (vocabulary,))
     return [
         *weights,
         _plain(CENTROIDS, (config.clusters, hidden), Role.LINEAR),
         Weight(HEAD_ROWS, (config.clusters, size * hidden), Role.GATHERED, head_name(config), table),
         Weight(HEAD_SCALES, (config.clusters, size), Role.SCALES, None, (config.clusters, size)),
-        Weight(INVERSE_ORDERING, (vocabulary,), Role.INDEX, TOKEN_ORDERING, (vocabulary,)),
+        order,
     ]

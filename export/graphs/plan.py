@@ -50,7 +50,8 @@ def plan_models(pair: Pair, kv: KVSignature, options: ExportOptions) -> dict[str
         PER_LAYER_EMBEDDER: [per_layer_embedder_signature(target)],
     }
     models = {name: ModelPlan(entries, pair.target, target) for name, entries in signatures.items()}
-    return {**models, MTP_DRAFTER: ModelPlan([drafter_signature(target, drafter, kv)], pair.drafter, drafter)}
+    draft = drafter_signature(target, drafter, kv, scatter="gpu" not in options.backends)
+    return {**models, MTP_DRAFTER: ModelPlan([draft], pair.drafter, drafter)}
 
 
 def smallest_context(target: TargetConfig, kv: KVSignature, options: ExportOptions) -> int:

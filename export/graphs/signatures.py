@@ -145,15 +145,18 @@ def target_signatures(
     return [*prefills, *decodes]
 
 
-def drafter_signature(target: TargetConfig, config: DrafterConfig, kv: KVSignature) -> Signature:
-    """`mtp_drafter`: one draft step."""
+def drafter_signature(
+    target: TargetConfig, config: DrafterConfig, kv: KVSignature, *, scatter: bool = False
+) -> Signature:
+    """`mtp_drafter`: one draft step; `scatter` as of `DrafterModel`."""
     inputs = {
         "activations": TensorSpec((1, 1, 2 * config.backbone_hidden_size)),
         **_step_inputs(1, kv.length),
         **_caches(kv.drafter_shapes(), kv),
     }
-    function = partial(_draft, DrafterModel(config, target, kv))
-    return Signature(MTP_DRAFTER, function, inputs, tuple(drafter_weights(config, target.max_position_embeddings)))
+    function = partial(_draft, DrafterModel(config, target, kv, scatter))
+    weights = drafter_weights(config, target.max_position_embeddings, scatter=scatter)
+    return Signature(MTP_DRAFTER, function, inputs, tuple(weights))
 
 
 def embedder_signature(config: TargetConfig) -> Signature:

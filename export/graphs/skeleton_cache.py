@@ -24,6 +24,7 @@ _ROOT = Path(__file__).parents[2]
 TRACED_SOURCES = (
     "export/checkpoint/config.py",
     "export/checkpoint/weights.py",
+    "export/graphs/converter.py",
     "export/graphs/joining/join.py",
     "export/graphs/joining/kit.py",
     "export/graphs/joining/recording.py",

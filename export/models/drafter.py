@@ -22,11 +22,15 @@ from .target import Caches
 
 @dataclass(frozen=True)
 class DrafterModel:
-    """The drafter on the caches of `target` that `kv` gives it."""
+    """The drafter on the caches of `target` that `kv` gives it.
+
+    With `scatter`, a clustered head scatters its scores to their tokens, which a GPU cannot.
+    """
 
     config: DrafterConfig
     target: TargetConfig
     kv: KVSignature
+    scatter: bool = False
 
     def draft(
         self,
@@ -64,7 +68,7 @@ class DrafterModel:
             kind, cache = config.layer_types[layer], by_layer[drafter_source(self.target, config, layer)]
             x = pieces.layer(add_attention, kind, config, weights, layer, x, step, cache)
             x = pieces.layer(add_mlp, None, config, weights, layer, x)
-        return pieces.once(_logits, config, weights, x)
+        return pieces.once(_logits, config, weights, x, self.scatter)
 
 
 def _layers_input(config: DrafterConfig, weights: Weights, activations: torch.Tensor) -> torch.Tensor:
@@ -73,10 +77,12 @@ def _layers_input(config: DrafterConfig, weights: Weights, activations: torch.Te
     return linear(activations, weights["pre_projection.weight"])
 
 
-def _logits(config: DrafterConfig, weights: Weights, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _logits(
+    config: DrafterConfig, weights: Weights, x: torch.Tensor, scatter: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits `[1, 1, V]` and projected activations `[1, 1, D]` of the residual stream after the last layer."""
     hidden = rms_norm(x, weights["norm.weight"], config.rms_norm_eps)
     projected = linear(hidden, weights["post_projection.weight"])
     if config.clusters is None:
         return dense_logits(config, weights, hidden), projected
-    return clustered_logits(config, weights, hidden), projected
+    return clustered_logits(config, weights, hidden, scatter=scatter), projected

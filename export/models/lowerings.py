@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -36,6 +37,28 @@ def integer_quotient(x: torch.Tensor, divisor: int) -> torch.Tensor:
 @integer_quotient.register_fake
 def _(x: torch.Tensor, divisor: int) -> torch.Tensor:
     return torch.empty_like(x)
+
+
+@torch.library.custom_op("gemma_mtp::rows", mutates_args=())
+def rows(table: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Rows of `table` (int32 `[n, m]`) at `places` (int32 `[k]`); the converter refuses torch's own lookup in it."""
+    return table[places.long()]
+
+
+@rows.register_fake
+def _(table: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    return table.new_empty((places.shape[0], table.shape[1]))
+
+
+@torch.library.custom_op("gemma_mtp::scatter", mutates_args=())
+def scatter(places: torch.Tensor, values: torch.Tensor, size: int) -> torch.Tensor:
+    """`[size]`: `values` `[n]` at `places` (int32 `[n]`, all different), else 0. No GPU of LiteRT's takes it."""
+    return torch.zeros(size, dtype=values.dtype).index_put((places.long(),), values)
+
+
+@scatter.register_fake
+def _(places: torch.Tensor, values: torch.Tensor, size: int) -> torch.Tensor:
+    return values.new_empty(size)
 
 
 @torch.library.custom_op("gemma_mtp::linear", mutates_args=())
@@ -82,7 +105,23 @@ def register_lowerings() -> None:
         )
         return reshaped(product, [*rows, m])
 
+    def lower_rows(_: Any, table: Any, places: Any) -> Any:
+        out = ir.RankedTensorType.get([places.type.shape[0], table.type.shape[1]], table.type.element_type)
+        zero = ir.IntegerAttr.get(ir.IntegerType.get_signless(32), 0)
+        gather = {"axis": zero, "batch_dims": zero}
+        return ir.Operation.create("tfl.gather", [out], [table, places], gather).results[0]
+
+    def lower_scatter(_: Any, places: Any, values: Any, size: int) -> Any:
+        kind, number = values.type.element_type, places.type.element_type
+        indices = stablehlo.reshape(ir.RankedTensorType.get([*places.type.shape, 1], number), places)
+        shape = stablehlo.constant(ir.DenseElementsAttr.get(np.array([size], np.int32)))
+        out = ir.RankedTensorType.get([size], kind)
+        # As LiteRT's own operator: of StableHLO's, the converter makes one that is many times slower.
+        return ir.Operation.create("tfl.scatter_nd", [out], [indices, values, shape]).results[0]
+
     register: Any = lowerings.lower
+    register(torch.ops.gemma_mtp.rows)(lower_rows)
+    register(torch.ops.gemma_mtp.scatter)(lower_scatter)
     register(torch.ops.gemma_mtp.linear)(lower_linear)
     register(torch.ops.gemma_mtp.dynamic_slice)(lower)
     register(torch.ops.gemma_mtp.integer_quotient)(lower_quotient)

@@ -21,6 +21,7 @@ MANIFEST_NAME = "manifest.json"
 # Constants of an export that no checkpoint holds as they are.
 HEAD_ROWS, HEAD_SCALES = "clustered_head.rows", "clustered_head.scales"
 INVERSE_ORDERING = "clustered_head.inverse_ordering"
+HEAD_TOKENS = "clustered_head.tokens"  # In its place where only the CPU runs the drafter.
 # By layer type: the rotary table of positions 0..ROPE_STRIDE-1, and that of every ROPE_STRIDE-th position.
 ROPE_STRIDE = 512
 ROPE_TABLES = {

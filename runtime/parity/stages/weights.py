@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...bundle.constants import Constant, ModelConstants
-from ...bundle.names import PREFILL_DECODE
+from ...bundle.names import HEAD_TOKENS, MTP_DRAFTER, PREFILL_DECODE
 from ..oracle.oracle import Oracle
 from ..report.coverage import Layout
 from ..report.report import Stage
@@ -40,8 +40,9 @@ def weights_stage(
         oracle: whose `target_weights` and `drafter_weights` are read block by block.
         on_progress: gets what is read.
     """
-    parameters = expected_parameters(oracle)
     constants = {model: with_rows(found) for model, found in layout.constants.items()}
+    drafters = constants[MTP_DRAFTER].constants if MTP_DRAFTER in constants else []
+    parameters = expected_parameters(oracle, scatters=any(constant.name == HEAD_TOKENS for constant in drafters))
     matches = {model: list(_matches(model, found, parameters)) for model, found in constants.items()}
     found = {id(match.parameter) for entries in matches.values() for match in entries}
     missing = [

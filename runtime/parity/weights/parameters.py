@@ -12,6 +12,7 @@ import torch
 from ...bundle.names import (
     EMBEDDER,
     HEAD_ROWS,
+    HEAD_TOKENS,
     INVERSE_ORDERING,
     MTP_DRAFTER,
     PER_LAYER_EMBEDDER,
@@ -65,13 +66,13 @@ class Parameter:
         return self.names[0]
 
 
-def expected_parameters(oracle: Oracle) -> list[Parameter]:
-    """Every parameter of both models that a bundle must hold.
+def expected_parameters(oracle: Oracle, *, scatters: bool) -> list[Parameter]:
+    """Every parameter of both models that a bundle must hold, one for the CPU alone where the drafter `scatters`.
 
     Left out is what nothing computes with: keys and values of KV-sharing layers, which older classes keep, and the
     drafter's embedding, whose place the target's takes.
     """
-    return [*_target(oracle), *_drafter(oracle)]
+    return [*_target(oracle), *_drafter(oracle, scatters)]
 
 
 def _target(oracle: Oracle) -> Iterator[Parameter]:
@@ -88,7 +89,7 @@ def _target(oracle: Oracle) -> Iterator[Parameter]:
     yield from _rotary(PREFILL_DECODE, oracle.target.model.rotary_emb)
 
 
-def _drafter(oracle: Oracle) -> Iterator[Parameter]:
+def _drafter(oracle: Oracle, scatters: bool) -> Iterator[Parameter]:
     source, shapes = oracle.drafter_weights, _shapes(oracle.drafter)
     clustered = TOKEN_ORDERING in oracle.drafter_names
     for full, stored in oracle.drafter_names.items():
@@ -101,6 +102,7 @@ def _drafter(oracle: Oracle) -> Iterator[Parameter]:
         yield _stored(MTP_DRAFTER, names, shapes[full], source, stored, row)
     if clustered:
         yield from _clustered_head(oracle)
+        yield _token_order(oracle, scatters)
     yield from _rotary(MTP_DRAFTER, oracle.drafter.model.rotary_emb)
 
 
@@ -110,8 +112,6 @@ def _clustered_head(oracle: Oracle) -> Iterator[Parameter]:
     source, stored = oracle.drafter_weights, oracle.drafter_names[HEAD]
     table, ordering = oracle.drafter.lm_head.weight.detach(), head.token_ordering.long()
     size = len(ordering) // head.centroids.weight.shape[0]
-    places = torch.empty_like(ordering)
-    places[ordering] = torch.arange(len(ordering))
 
     def row(place: int) -> str:
         return f"cluster {place // size}, token {int(ordering[place])}"
@@ -128,7 +128,20 @@ def _clustered_head(oracle: Oracle) -> Iterator[Parameter]:
         row,
         codes if source.trained_bits(stored) else None,
     )
-    yield Parameter(
+
+
+def _token_order(oracle: Oracle, scatters: bool) -> Parameter:
+    """Each cluster's token ids, or each token's place in cluster order."""
+    head: Any = oracle.drafter.masked_embedding
+    ordering = head.token_ordering.long()
+    if scatters:
+        tokens = ordering.reshape(head.centroids.weight.shape[0], -1)
+        return Parameter(
+            MTP_DRAFTER, (HEAD_TOKENS,), tuple(tokens.shape), lambda start, stop: tokens[start:stop], None, _cluster
+        )
+    places = torch.empty_like(ordering)
+    places[ordering] = torch.arange(len(ordering))
+    return Parameter(
         MTP_DRAFTER, (INVERSE_ORDERING,), tuple(places.shape), lambda start, stop: places[start:stop], None, _token
     )
 
