@@ -218,8 +218,9 @@ def test_shared_kv_check_fails_on_a_cache_that_the_target_does_not_write(read: d
         check_shared({"kv_cache_k_3": ((1, 1, 8, 4), "float32")}, read)
 
 
-def test_token_ids_stay_exact_at_the_full_vocabulary() -> None:
-    """262,144 ids do not fit float16 or uint16; the inverse ordering and the one-hot spread must not lose any."""
+@pytest.mark.parametrize("scatter", [False, True])
+def test_token_ids_stay_exact_at_the_full_vocabulary(scatter: bool) -> None:
+    """262,144 ids do not fit float16 or uint16; neither way back to token order may lose any."""
     from gemma_mtp.export.checkpoint.config import AttentionConfig, DrafterConfig
     from gemma_mtp.export.checkpoint.values import inverse_ordering
     from gemma_mtp.export.models.clustered_head import clustered_logits
@@ -243,9 +244,10 @@ def test_token_ids_stay_exact_at_the_full_vocabulary() -> None:
         "clustered_head.rows": table[ordering].reshape(clusters, -1),
         "clustered_head.scales": torch.ones(clusters, vocabulary // clusters),
         "clustered_head.inverse_ordering": places,
+        "clustered_head.tokens": ordering.int().reshape(clusters, -1),
     }
     hidden = torch.randn(1, 1, hidden_size, generator=generator)
-    logits = clustered_logits(config, weights, hidden)[0, 0]
+    logits = clustered_logits(config, weights, hidden, scatter=scatter)[0, 0]
     best = (weights["masked_embedding.centroids.weight"] @ hidden[0, 0]).topk(chosen).indices
     candidates = ordering.view(clusters, -1)[best].flatten()
     torch.testing.assert_close(logits[candidates], table[candidates] @ hidden[0, 0])
