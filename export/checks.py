@@ -11,8 +11,8 @@ from ..runtime.errors import UserError
 from .checkpoint.adapted import AdaptedCheckpoint
 from .checkpoint.pair import Pair
 from .graphs.plan import ModelPlan
-from .graphs.skeleton_cache import SkeletonCache
 from .graphs.storage import Stored, stored_bytes, weight_bytes
+from .graphs.tracing.skeleton_cache import SkeletonCache
 from .staging import check_output_folder
 
 # Graphs, scales, metadata: a few megabytes for each signature of E2B.

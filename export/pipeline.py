@@ -26,8 +26,8 @@ from .checkpoint.quantized.kept import codes_note, trained_bits
 from .checkpoint.quantized.on_lattice import lattice_note, look
 from .checks import check_memory, check_places, check_space
 from .graphs.plan import plan_models, smallest_context
-from .graphs.skeleton_cache import SkeletonCache
 from .graphs.storage import plan_storage
+from .graphs.tracing.skeleton_cache import SkeletonCache
 from .kv_scales import scales_from_norms, scales_from_prompts
 from .models.kv_cache import KVSignature, check_shared, kv_signature
 from .options import ACTIVATIONS, BACKENDS, ExportOptions

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gemma_mtp.export.graphs.skeleton_cache import TRACED_SOURCES
+from gemma_mtp.export.graphs.tracing.skeleton_cache import TRACED_SOURCES
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("export", "quantize", "runtime")
@@ -104,7 +104,9 @@ def test_every_folder_is_a_package_that_says_what_lives_in_it() -> None:
 
 
 def test_skeleton_cache_knows_every_file_that_a_trace_runs_through() -> None:
-    script = "import sys, gemma_mtp.export.graphs.trace; print(*sorted(m for m in sys.modules if 'gemma_mtp.' in m))"
+    script = (
+        "import sys, gemma_mtp.export.graphs.tracing.trace; print(*sorted(m for m in sys.modules if 'gemma_mtp.' in m))"
+    )
     output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     found = modules()
     loaded = [found[name.removeprefix("gemma_mtp.")] for name in output.split()]

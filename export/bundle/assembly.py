@@ -12,14 +12,14 @@ from ..checkpoint.quantized.kept import stored_parts
 from ..checkpoint.weights import EMBEDDING
 from ..graphs.bind import BoundModel, bind, share_weight, write_model
 from ..graphs.cache_scales import set_cache_scales
-from ..graphs.convert import Conversion, conversion
 from ..graphs.inline import inline_composites
 from ..graphs.plan import ModelPlan
 from ..graphs.skeleton import merge
-from ..graphs.skeleton_cache import SkeletonCache
 from ..graphs.slots.blocks import SLOTS_PER_BLOCK, loop_over_blocks
 from ..graphs.slots.lengths import measure_caches
 from ..graphs.storage import Stored, shares_table
+from ..graphs.tracing.convert import Conversion, conversion
+from ..graphs.tracing.skeleton_cache import SkeletonCache
 from ..models.kv_cache import KVSignature
 from ..parallel import Background, background
 from ..progress import Advance, Expected, Reporter

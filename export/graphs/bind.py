@@ -24,7 +24,7 @@ from ..checkpoint.weights import HEAD_ROWS, HEAD_SCALES, Role, Weight
 from ..parallel import in_order
 from .skeleton import fill_instead_of_broadcast, gather_rows, open_half_floats
 from .stored_tensors import block_scales_tensor, declare, set_scales
-from .trace import WEIGHT_PREFIX
+from .tracing.trace import WEIGHT_PREFIX
 
 _ALIGNMENT = 64
 _SCALES_OF = {HEAD_ROWS: HEAD_SCALES}

@@ -13,7 +13,7 @@ from typing import Any
 from ai_edge_litert import schema_py_generated as schema
 
 from ...runtime.bundle.flatbuffer import operator_code, parse
-from .trace import INPUT_PREFIX
+from .tracing.trace import INPUT_PREFIX
 
 
 def merge(parts: list[bytes]) -> Any:

@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from gemma_mtp.export.graphs.skeleton_cache import SkeletonCache
+from gemma_mtp.export.graphs.tracing.skeleton_cache import SkeletonCache
 from gemma_mtp.export.models.kv_cache import CACHE_DTYPES, cache_length
 from gemma_mtp.runtime.bundle.context.placeholder import placeholder_length
 from tests.benchmarks.passes import WINDOW, Passes, Shape, build

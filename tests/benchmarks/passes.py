@@ -20,13 +20,13 @@ from gemma_mtp.export.checkpoint.weights import INVERSE_ORDERING, Weight
 from gemma_mtp.export.demo import SMALL_PAIR
 from gemma_mtp.export.graphs.bind import bind, write_model
 from gemma_mtp.export.graphs.cache_scales import set_cache_scales
-from gemma_mtp.export.graphs.convert import convert
 from gemma_mtp.export.graphs.signatures import Signature, drafter_signature, target_signatures
 from gemma_mtp.export.graphs.skeleton import merge
-from gemma_mtp.export.graphs.skeleton_cache import SkeletonCache
 from gemma_mtp.export.graphs.slots.blocks import loop_over_blocks
 from gemma_mtp.export.graphs.slots.lengths import measure_caches
 from gemma_mtp.export.graphs.storage import plan_storage
+from gemma_mtp.export.graphs.tracing.convert import convert
+from gemma_mtp.export.graphs.tracing.skeleton_cache import SkeletonCache
 from gemma_mtp.export.models.kv_cache import CacheFormat, KVSignature, kv_signature
 from gemma_mtp.quantize.recipes import read_recipe
 from gemma_mtp.runtime.bundle.container import Section

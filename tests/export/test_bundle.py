@@ -145,8 +145,8 @@ def test_identity_follows_from_the_contents(small_fp32: Path, small_int8: Path) 
 
 def test_tracing_is_reproducible(small_fp32: Path, tmp_path: Path) -> None:
     """A graph traced anew, without the cache, is the same file."""
-    from gemma_mtp.export.graphs.convert import convert
     from gemma_mtp.export.graphs.signatures import drafter_signature, embedder_signature
+    from gemma_mtp.export.graphs.tracing.convert import convert
     from gemma_mtp.export.models.kv_cache import cache_length, kv_signature
 
     pair = open_pair(str(TARGET), str(DRAFTER))

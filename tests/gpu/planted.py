@@ -13,7 +13,7 @@ import torch
 from gemma_mtp.export import pipeline
 from gemma_mtp.export.graphs import bind
 from gemma_mtp.export.graphs.signatures import Signature, Tensors
-from gemma_mtp.export.graphs.trace import trace
+from gemma_mtp.export.graphs.tracing.trace import trace
 from gemma_mtp.export.models import layers
 from gemma_mtp.export.models.layers import Weights
 from tests.conftest import Exports

@@ -12,9 +12,9 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 from gemma_mtp.export.checkpoint.pair import open_pair
-from gemma_mtp.export.graphs.convert import convert
 from gemma_mtp.export.graphs.signatures import Signature, embedder_signature
-from gemma_mtp.export.graphs.skeleton_cache import SkeletonCache
+from gemma_mtp.export.graphs.tracing.convert import convert
+from gemma_mtp.export.graphs.tracing.skeleton_cache import SkeletonCache
 from gemma_mtp.runtime.bundle.flatbuffer import pack
 from tests.conftest import DRAFTER, TARGET
 
@@ -100,7 +100,7 @@ def test_entry_that_cannot_be_read_or_kept_ends_nothing(
 PUT = """
 import sys
 from pathlib import Path
-from gemma_mtp.export.graphs.skeleton_cache import SkeletonCache
+from gemma_mtp.export.graphs.tracing.skeleton_cache import SkeletonCache
 from tests.interruption.test_skeleton_cache import DRAFTER, TARGET, embedder_signature, graph, open_pair
 signature = embedder_signature(open_pair(str(TARGET), str(DRAFTER)).target_config)
 notes = []

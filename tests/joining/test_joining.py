@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from ai_edge_litert.interpreter import Interpreter
 
 from gemma_mtp.export.checkpoint.read_config import read_drafter_config, read_target_config
-from gemma_mtp.export.graphs.converter import register_lowerings, to_flatbuffer
 from gemma_mtp.export.graphs.joining.join import join
 from gemma_mtp.export.graphs.joining.kit import Kit
 from gemma_mtp.export.graphs.joining.recording import Recording, record
@@ -22,7 +21,8 @@ from gemma_mtp.export.graphs.signatures import (
     per_layer_embedder_signature,
     target_signatures,
 )
-from gemma_mtp.export.graphs.trace import given_names, trace
+from gemma_mtp.export.graphs.tracing.converter import register_lowerings, to_flatbuffer
+from gemma_mtp.export.graphs.tracing.trace import given_names, trace
 from gemma_mtp.export.models.kv_cache import kv_signature
 from gemma_mtp.export.models.lowerings import linear
 from gemma_mtp.export.models.norm import rms_norm

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from gemma_mtp.export.checkpoint.weights import Role
-from gemma_mtp.export.graphs.converter import register_lowerings
 from gemma_mtp.export.graphs.signatures import Signature, Tensors
-from gemma_mtp.export.graphs.trace import INPUT_PREFIX, WEIGHT_PREFIX
+from gemma_mtp.export.graphs.tracing.converter import register_lowerings
+from gemma_mtp.export.graphs.tracing.trace import INPUT_PREFIX, WEIGHT_PREFIX
 from gemma_mtp.export.models.pieces import Directly
 from gemma_mtp.runtime.bundle.flatbuffer import operator_name
 

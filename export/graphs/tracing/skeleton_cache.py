@@ -13,23 +13,23 @@ from pathlib import Path
 
 from ai_edge_litert import schema_py_generated as schema
 
-from ...runtime.errors import UserError
-from ...runtime.scratch import owned_folder, remove_leftovers
-from ..staging import check_writable_folder
-from .signatures import Signature
+from ....runtime.errors import UserError
+from ....runtime.scratch import owned_folder, remove_leftovers
+from ...staging import check_writable_folder
+from ..signatures import Signature
 
 _TRACING_PACKAGES = ("torch", "litert-torch", "litert-converter")
-_ROOT = Path(__file__).parents[2]
+_ROOT = Path(__file__).parents[3]
 # The files of this package that a trace runs through; a test compares them with what a worker imports.
 TRACED_SOURCES = (
     "export/checkpoint/config.py",
     "export/checkpoint/weights.py",
-    "export/graphs/converter.py",
+    "export/graphs/tracing/converter.py",
     "export/graphs/joining/join.py",
     "export/graphs/joining/kit.py",
     "export/graphs/joining/recording.py",
     "export/graphs/signatures.py",
-    "export/graphs/trace.py",
+    "export/graphs/tracing/trace.py",
     "export/models/cache_ops.py",
     "export/models/clustered_head.py",
     "export/models/drafter.py",

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ...runtime.errors import OUT_OF_MEMORY, UserError, says_out_of_memory
-from ...runtime.scratch import scratch_folder
-from ...runtime.workers import worker
-from ..models.windowed import ROWS_PER_WINDOW
-from .signatures import Signature
+from ....runtime.errors import OUT_OF_MEMORY, UserError, says_out_of_memory
+from ....runtime.scratch import scratch_folder
+from ....runtime.workers import worker
+from ...models.windowed import ROWS_PER_WINDOW
+from ..signatures import Signature
 from .skeleton_cache import SkeletonCache, holds
 from .trace import CANNOT_WRITE
 
@@ -153,7 +153,7 @@ def _started(
         for index in range(count):
             log = None if show_output else stack.enter_context((folder / f"{index}.log").open("wb"))
             started = worker(
-                "gemma_mtp.export.graphs.trace", str(tasks), str(folder),
+                "gemma_mtp.export.graphs.tracing.trace", str(tasks), str(folder),
                 stdout=log or sys.stderr.fileno(), stderr=log, environment=environment,
             )  # fmt: skip
             processes.append(stack.enter_context(started))

@@ -1,7 +1,7 @@
-"""Worker process: `python -m gemma_mtp.export.graphs.trace SIGNATURES FOLDER` traces pickled signatures, one file each.
+"""Worker process: `python -m gemma_mtp.export.graphs.tracing.trace SIGNATURES FOLDER` traces pickled signatures.
 
 Tracing is single-threaded Python, so convert.py runs several of these side by side, which share the signatures: each
-takes the next one that none has claimed. A process of its own also keeps the converter's chatter, which C++ writes
+takes the next one that none has claimed and writes its file. A process of its own also keeps the converter's chatter, which C++ writes
 straight to the terminal, out of the way.
 """
 
@@ -13,12 +13,12 @@ import pickle
 import sys
 from pathlib import Path
 
-from ...runtime.bundle.flatbuffer import pack, parse
+from ....runtime.bundle.flatbuffer import pack, parse
+from ..joining.join import join
+from ..joining.kit import Kit
+from ..joining.recording import record
+from ..signatures import Signature
 from .converter import register_lowerings, to_flatbuffer
-from .joining.join import join
-from .joining.kit import Kit
-from .joining.recording import record
-from .signatures import Signature
 
 WEIGHT_PREFIX = "weights_"
 INPUT_PREFIX = "inputs_"

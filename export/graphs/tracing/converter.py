@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import torch
 
-from ..models import lowerings, norm
+from ...models import lowerings, norm
 
 
 def register_lowerings() -> None:
