@@ -1,9 +1,9 @@
 """What a pass costs, and what it does not pay for: `python -m tests.benchmarks.capacity`.
 
-Decode, verify and draft step over five things that an exporter or an app chooses: how long the context can be, how much
-of it is used, how many tokens are drafted, how caches are stored, and the context at load. What is compared runs in
-turns in one run; each figure is the best of the repetitions, with its ratio to the first of its kind. Prints a table
-for each, and one JSON object last; `--plot` draws them.
+Decode, verify and draft step over six things that an exporter or an app chooses: how long the context can be, how much
+of it is used, how many tokens are drafted, how caches are stored, for which backends, and the context at load. What is
+compared runs in turns in one run; each figure is the best of the repetitions, with its ratio to the first of its kind.
+Prints a table for each, and one JSON object last; `--plot` draws them.
 """
 
 from __future__ import annotations
@@ -77,6 +77,13 @@ def by_draft_length(setting: Setting, context: int, filled: int) -> Variants:
 def by_cache_format(setting: Setting, context: int, filled: int) -> Variants:
     """Caches in every format."""
     return {stored: setting.passes(slots=_slots(context), kv_cache=stored).filled(filled) for stored in CACHE_DTYPES}
+
+
+def by_backends(setting: Setting, context: int, filled: int) -> Variants:
+    """Graphs for CPU and GPU, and for the CPU alone."""
+    choices = {"CPU and GPU": False, "CPU alone": True}
+    slots = _slots(context)
+    return {name: setting.passes(slots=slots, cpu_only=alone).filled(filled) for name, alone in choices.items()}
 
 
 def by_context_at_load(setting: Setting, contexts: list[int], chosen: int, filled: int) -> Variants:
@@ -153,7 +160,7 @@ def about() -> dict[str, Any]:
 @click.option("--layers", default=10, show_default=True, help="Of the target; its share of them shares KV.")
 @click.option("--repetitions", default=30, show_default=True)
 @click.option("--threads", default=2, show_default=True)
-@click.option("--only", default="", help="Of the five, those with a name that contains this.")
+@click.option("--only", default="", help="Of the six, those with a name that contains this.")
 @click.option(
     "--folder", type=click.Path(path_type=Path), help="Keep models (a few GB) and graphs here for further runs."
 )
@@ -188,6 +195,7 @@ def main(
             "slots in use": lambda: by_fill(setting, longest, filled),
             "draft length": lambda: by_draft_length(setting, middle, filled),
             "cache format": lambda: by_cache_format(setting, middle, filled),
+            "backends": lambda: by_backends(setting, middle, filled),
             "context at load": lambda: by_context_at_load(setting, lengths, chosen, filled),
         }
         found: dict[str, Times] = {}

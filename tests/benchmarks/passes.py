@@ -6,6 +6,7 @@ Fewer layers than E2B's 35 keep a model's making short; its true window of 512 d
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -16,10 +17,11 @@ import numpy as np
 
 from gemma_mtp.export.checkpoint.config import DecoderConfig
 from gemma_mtp.export.checkpoint.read_config import read_drafter_config, read_target_config
-from gemma_mtp.export.checkpoint.weights import INVERSE_ORDERING, Weight
+from gemma_mtp.export.checkpoint.weights import Role, Weight
 from gemma_mtp.export.demo import SMALL_PAIR
 from gemma_mtp.export.graphs.bind import bind, write_model
 from gemma_mtp.export.graphs.cache_scales import set_cache_scales
+from gemma_mtp.export.graphs.inline import inline_composites
 from gemma_mtp.export.graphs.signatures import Signature, drafter_signature, target_signatures
 from gemma_mtp.export.graphs.skeleton import merge
 from gemma_mtp.export.graphs.slots.blocks import loop_over_blocks
@@ -44,19 +46,21 @@ _CACHE_SCALE = 0.05
 
 @dataclass(frozen=True)
 class Shape:
-    """What models are made for: `slots` in the caches, their format, and the drafts of each verify pass."""
+    """What models are made for: `slots` in the caches, their format, the drafts of each verify pass, and whether they
+    are for the CPU alone."""
 
     slots: int
     widths: Widths
     draft_tokens: tuple[int, ...] = (3,)
     kv_cache: CacheFormat = "fp32"
     window: int = WINDOW
+    cpu_only: bool = False
 
     @property
     def name(self) -> str:
         drafts = "-".join(map(str, self.draft_tokens))
         sizes = f"{self.widths.hidden}x{self.widths.layers}-window-{self.window}"
-        return f"{sizes}-{self.slots}-slots-{self.kv_cache}-{drafts}"
+        return f"{sizes}-{self.slots}-slots-{self.kv_cache}-{drafts}{'-cpu' if self.cpu_only else ''}"
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,8 @@ def build(shape: Shape, folder: Path, cache: SkeletonCache) -> dict[str, Path]:
             if kv.is_placeholder:
                 measure_caches(skeleton, kv.length)
             loop_over_blocks(skeleton, shape.window)
+            if shape.cpu_only:
+                inline_composites(skeleton)
             bound = bind(skeleton, models[name].weights, stored[name])
             unfinished = path.with_suffix(".part")
             with unfinished.open("wb") as file:
@@ -110,15 +116,15 @@ def _models(shape: Shape) -> tuple[KVSignature, dict[str, _Model]]:
     steps = target_signatures(target, kv, prefill_lengths=(), draft_tokens=first, verify_lengths=others)
     return kv, {
         PREFILL_DECODE: _Model(target, steps),
-        MTP_DRAFTER: _Model(drafter, [drafter_signature(target, drafter, kv)]),
+        MTP_DRAFTER: _Model(drafter, [drafter_signature(target, drafter, kv, scatter=shape.cpu_only)]),
     }
 
 
 def _made_up(weight: Weight) -> Iterator[np.ndarray]:
     """Rows that repeat, so that gigabytes cost no time to make."""
     rows, row = weight.shape[0], weight.shape[1:]
-    if weight.name == INVERSE_ORDERING:
-        yield np.arange(rows, dtype=np.int32)
+    if weight.role is Role.INDEX:
+        yield np.arange(math.prod(weight.shape), dtype=np.int32).reshape(weight.shape)
         return
     block = np.random.default_rng(0).normal(0, 0.02, (min(rows, 256), *row)).astype(np.float32)
     for first in range(0, rows, len(block)):

@@ -1,8 +1,8 @@
 """Worker process: `python -m gemma_mtp.export.graphs.tracing.trace SIGNATURES FOLDER` traces pickled signatures.
 
 Tracing is single-threaded Python, so convert.py runs several of these side by side, which share the signatures: each
-takes the next one that none has claimed and writes its file. A process of its own also keeps the converter's chatter, which C++ writes
-straight to the terminal, out of the way.
+takes the next one that none has claimed and writes its file. A process of its own also keeps the converter's chatter,
+which C++ writes straight to the terminal, out of the way.
 """
 
 from __future__ import annotations
