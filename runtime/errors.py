@@ -6,6 +6,8 @@ from __future__ import annotations
 _SHORTAGES = (
     *("MemoryError", "annot allocate memory", "can't allocate memory", "failed to map segment", "std::bad_alloc"),
     *("pthread_create", "can't start new thread"),
+    # CPython's own words where an extension could not allocate and did not say so.
+    "error return without exception set",
 )
 OUT_OF_MEMORY = "out of memory, or of threads; close other programs, or use a machine with more"
 

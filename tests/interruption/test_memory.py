@@ -14,7 +14,7 @@ from tests.interruption.running import export_arguments, unfinished
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits address space")
 
 
-@pytest.mark.parametrize("megabytes", [700, 1150])
+@pytest.mark.parametrize("megabytes", [700, 1000])
 def test_too_little_address_space_is_said(megabytes: int, tmp_path: Path) -> None:
     """The first does not suffice for torch, the second not for the converter in a tracing process."""
     out, tmp = tmp_path / "outputs" / "out", tmp_path / "tmp"

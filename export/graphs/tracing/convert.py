@@ -19,7 +19,7 @@ from ....runtime.workers import worker
 from ...models.windowed import ROWS_PER_WINDOW
 from ..signatures import Signature
 from .skeleton_cache import SkeletonCache, holds
-from .trace import CANNOT_WRITE
+from .work import CANNOT_WRITE
 
 _WORKER_GIGABYTES = 2
 
@@ -153,7 +153,7 @@ def _started(
         for index in range(count):
             log = None if show_output else stack.enter_context((folder / f"{index}.log").open("wb"))
             started = worker(
-                "gemma_mtp.export.graphs.tracing.trace", str(tasks), str(folder),
+                "gemma_mtp.export.graphs.tracing.work", str(tasks), str(folder),
                 stdout=log or sys.stderr.fileno(), stderr=log, environment=environment,
             )  # fmt: skip
             processes.append(stack.enter_context(started))
