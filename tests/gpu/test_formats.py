@@ -1,4 +1,4 @@
-"""Weights of few bits and of float16 on stock LiteRT-LM's GPU backend: `make test-gpu`."""
+"""Weights of few bits and of float16 on stock LiteRT-LM's GPU backend: `make test-gpu-slow`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gemma_mtp.runtime.bundle.inspection import inspect_bundle
 from tests.conftest import DRAFT_TOKENS, Exports
 from tests.gpu.conftest import NEAR_THE_END, run_patiently
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.gpu_slow]
 # Every format that the GPU runs, for matrices of both models and, where they are looked up there, for tables; two bits
 # where the text stays varied.
 MIX = """
