@@ -65,12 +65,12 @@ def _opened(graph: Any, composite: Any, decomposition: Any) -> list[Any]:
 
 def _leave_out_unused(model: Any) -> None:
     """Keep the graphs that signatures begin with, and those that loops of kept ones run."""
-    used: dict[int, None] = {}
+    used: set[int] = set()
     waiting = [int(entry.subgraphIndex) for entry in model.signatureDefs]
     while waiting:
-        index = waiting.pop(0)
+        index = waiting.pop()
         if index not in used:
-            used[index] = None
+            used.add(index)
             for loop in _loops(model.subgraphs[index]):
                 waiting += [loop.condSubgraphIndex, loop.bodySubgraphIndex]
     kept = sorted(used)
@@ -78,14 +78,10 @@ def _leave_out_unused(model: Any) -> None:
     model.subgraphs = [model.subgraphs[index] for index in kept]
     for entry in model.signatureDefs:
         entry.subgraphIndex = moved[int(entry.subgraphIndex)]
-    changed: set[int] = set()  # Loops of graphs that were copied from one decomposition share their options.
-    for graph in model.subgraphs:
-        for loop in _loops(graph):
-            if id(loop) not in changed:
-                changed.add(id(loop))
-                loop.condSubgraphIndex, loop.bodySubgraphIndex = (
-                    moved[loop.condSubgraphIndex], moved[loop.bodySubgraphIndex],
-                )  # fmt: skip
+    # By identity: loops that were copied from one decomposition share their options.
+    for loop in {id(loop): loop for graph in model.subgraphs for loop in _loops(graph)}.values():
+        loop.condSubgraphIndex = moved[loop.condSubgraphIndex]
+        loop.bodySubgraphIndex = moved[loop.bodySubgraphIndex]
 
 
 def _loops(graph: Any) -> Iterator[Any]:

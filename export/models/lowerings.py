@@ -96,14 +96,13 @@ def register_lowerings() -> None:
         def typed(shape: list[int]) -> Any:
             return ir.RankedTensorType.get(shape, x.type.element_type)
 
-        *rows, n = map(int, x.type.shape)
+        *leading, n = map(int, x.type.shape)
+        count = math.prod(leading)
         m = int(weight.type.shape[0])
         columns = stablehlo.transpose(weight, ir.DenseI64ArrayAttr.get([1, 0]))
         numbers = stablehlo.DotDimensionNumbers.get([], [], [1], [0])
-        product = stablehlo.dot_general(
-            typed([math.prod(rows), m]), reshaped(x, [math.prod(rows), n]), columns, numbers
-        )
-        return reshaped(product, [*rows, m])
+        product = stablehlo.dot_general(typed([count, m]), reshaped(x, [count, n]), columns, numbers)
+        return reshaped(product, [*leading, m])
 
     def lower_rows(_: Any, table: Any, places: Any) -> Any:
         out = ir.RankedTensorType.get([places.type.shape[0], table.type.shape[1]], table.type.element_type)
