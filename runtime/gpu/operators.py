@@ -58,6 +58,10 @@ def _input_is(place: int, test: Callable[[Operand], bool]) -> Callable[[Operator
     return lambda operator: len(operator.inputs) > place and test(operator.inputs[place])
 
 
+def _has_rows(operand: Operand) -> bool:
+    return operand.constant and len(operand.shape) in (2, 3) and operand.shape[0] > 1
+
+
 # The first row that applies counts.
 TABLE = (
     Row(
@@ -108,6 +112,17 @@ TABLE = (
         LITERT,
         _input_is(1, lambda weight: not weight.constant),
         1,
+    ),
+    *(
+        Row(
+            name,
+            "reads the first row only of a constant that has two or three axes; give it four",
+            LITERT,
+            _input_is(place, _has_rows),
+            place,
+        )
+        for name in ("ADD", "MINIMUM", "MUL", "SUB")
+        for place in (0, 1)
     ),
     Row("GATHER_ND", "is refused; GATHER along one axis is taken", LITERT_LM),
     Row("STABLEHLO_SCATTER", "is refused; a one-hot product spreads rows", LITERT_LM),

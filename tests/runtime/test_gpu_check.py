@@ -52,6 +52,13 @@ class Sine(torch.nn.Module):
         return torch.sin(table) + index.sum()
 
 
+class RowByRow(torch.nn.Module):
+    """The rows of `x` `[..., 8, 4]` times a constant of one number for each, in as many axes."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * torch.arange(1.0, 9.0).reshape(*x.shape[:-1], 1)
+
+
 PLANTED = [
     (Select(), "GATHER_ND", "is refused"),
     (Lookup(), "EMBEDDING_LOOKUP", "aborts on a computed table"),
@@ -60,10 +67,12 @@ PLANTED = [
 ]
 
 
-def converted(module: torch.nn.Module) -> bytes:
+ARGUMENTS = (torch.zeros(8, 4), torch.zeros(3, dtype=torch.int32))
+
+
+def converted(module: torch.nn.Module, arguments: tuple[torch.Tensor, ...] = ARGUMENTS) -> bytes:
     import litert_torch
 
-    arguments = (torch.zeros(8, 4), torch.zeros(3, dtype=torch.int32))
     return litert_torch.convert(module.eval(), arguments).model_content()
 
 
@@ -71,6 +80,13 @@ def converted(module: torch.nn.Module) -> bytes:
 def test_planted_operator_is_named(module: torch.nn.Module, operator: str, reason: str) -> None:
     findings = check_model("model", converted(module))[0].findings
     assert any(f.operator == operator and f.tensor and f.reason.startswith(reason) for f in findings)
+
+
+def test_constant_of_which_the_gpu_reads_one_row_is_named() -> None:
+    """tests/gpu runs both."""
+    (finding,) = check_model("model", converted(RowByRow(), (torch.zeros(8, 4),)))[0].findings
+    assert (finding.operator, finding.reason.split(" of ")[0]) == ("MUL", "reads the first row only")
+    assert check_model("model", converted(RowByRow(), (torch.zeros(1, 1, 8, 4),)))[0].findings == ()
 
 
 def operators(model: Any, graph: Any, name: str) -> list[Any]:
