@@ -7,11 +7,11 @@ pass, whose memory it plans anew each time: in one graph with the rest they cost
 from __future__ import annotations
 
 from collections.abc import Iterator
-from copy import copy
 from typing import Any
 
-import numpy as np
 from ai_edge_litert import schema_py_generated as schema
+
+from .slots.writer import GraphWriter
 
 
 def inline_composites(model: Any) -> None:
@@ -22,45 +22,20 @@ def inline_composites(model: Any) -> None:
         if index in done:
             return
         done.add(index)
-        graph, operators = model.subgraphs[index], []
-        for operator in graph.operators:
+        graph = model.subgraphs[index]
+        operators, graph.operators = graph.operators, []
+        for operator in operators:
             options = operator.builtinOptions2
             if isinstance(options, schema.StableHLOCompositeOptionsT):
                 visit(options.decompositionSubgraphIndex)
-                operators += _opened(graph, operator, model.subgraphs[options.decompositionSubgraphIndex])
+                decomposition = model.subgraphs[options.decompositionSubgraphIndex]
+                GraphWriter(model, graph).splice(decomposition, operator.inputs, operator.outputs)
             else:
-                operators.append(operator)
-        graph.operators = operators
+                graph.operators.append(operator)
 
     for index in range(len(model.subgraphs)):
         visit(index)
     _leave_out_unused(model)
-
-
-def _opened(graph: Any, composite: Any, decomposition: Any) -> list[Any]:
-    """The operators of `decomposition` on tensors of `graph`, of which it gets what it lacks."""
-    places = {-1: -1}  # An operand that is left out.
-    for inner, outer in ((decomposition.inputs, composite.inputs), (decomposition.outputs, composite.outputs)):
-        for inside, outside in zip(map(int, inner), map(int, outer), strict=True):
-            if inside in places:
-                raise AssertionError("a composite hands an operand through")
-            places[inside] = outside
-
-    def tensor(index: int) -> int:
-        if index not in places:
-            places[index] = len(graph.tensors)
-            taken = copy(decomposition.tensors[index])
-            taken.name = f"inlined.{places[index]}".encode()
-            graph.tensors.append(taken)
-        return places[index]
-
-    operators = []
-    for operator in decomposition.operators:
-        taken = copy(operator)
-        taken.inputs = np.array([tensor(int(index)) for index in operator.inputs], np.int32)
-        taken.outputs = np.array([tensor(int(index)) for index in operator.outputs], np.int32)
-        operators.append(taken)
-    return operators
 
 
 def _leave_out_unused(model: Any) -> None:

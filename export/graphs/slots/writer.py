@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +62,29 @@ class GraphWriter:
             kind = type(options).__name__.removesuffix("T")
             operator.builtinOptions, operator.builtinOptionsType = options, getattr(schema.BuiltinOptions, kind)
         self.graph.operators.append(operator)
+
+    def splice(self, other: Any, read: Iterable[int], written: Iterable[int]) -> None:
+        """Add the operators of graph `other` of this model, with `read` and `written` for its inputs and outputs."""
+        places = {-1: -1}  # An operand that is left out.
+        for inner, outer in ((other.inputs, read), (other.outputs, written)):
+            for inside, outside in zip(map(int, inner), map(int, outer), strict=True):
+                if inside in places:
+                    raise AssertionError("a graph hands an operand through")
+                places[inside] = outside
+
+        def tensor(index: int) -> int:
+            if index not in places:
+                places[index] = len(self.graph.tensors)
+                taken = copy(other.tensors[index])
+                taken.name = f"spliced_{places[index]}".encode()
+                self.graph.tensors.append(taken)
+            return places[index]
+
+        for operator in other.operators:
+            taken = copy(operator)
+            taken.inputs = np.array([tensor(int(index)) for index in operator.inputs], np.int32)
+            taken.outputs = np.array([tensor(int(index)) for index in operator.outputs], np.int32)
+            self.graph.operators.append(taken)
 
     def scalar_of(self, tensor: int, begin: list[int], rank: int) -> int:
         """The element of `tensor` at `begin`, as a scalar."""
