@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from ...runtime.bundle.names import CACHE_UPDATE, RUNTIME_BMM
-from .lowerings import dynamic_slice
+from .lowerings import dynamic_slice, row_products
 from .windowed import Window, windowed_scores, windowed_values
 
 # Far below any score, yet inside float16: a row that is masked whole (prefill's padding) must not turn into NaN.
@@ -135,15 +135,10 @@ def _runtime_bmm(
         cut_product = windowed_values if is_value else windowed_scores
         product = cut_product(lhs, cache, param_tensor, window)
     elif is_value:
-        product = _product(lhs, cache) + unused
+        product = row_products(lhs, cache.to(lhs.dtype)) + unused
     else:
-        product = _product(lhs + unused, cache)
+        product = row_products(lhs + unused, cache.to(lhs.dtype))
     return builder.mark_outputs(product)
-
-
-def _product(lhs: torch.Tensor, rhs: torch.Tensor) -> torch.Tensor:
-    """`[a, b, c, d]` x `[a, b, e, d]` -> `[a, b, c, e]`, in the type of `lhs`."""
-    return torch.einsum("abcd,abed->abce", lhs, rhs.to(lhs.dtype))
 
 
 def masked_scores(scores: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """Operators of this project's own, and how litert-torch writes them.
 
-Some are what torch has no converter for; `linear` is one operator where torch's own becomes ten on its way through the
-converter.
+Some are what torch has no converter for; `linear` and `row_products` are one operator where torch's own become many on
+their way through the converter.
 """
 
 from __future__ import annotations
@@ -72,6 +72,17 @@ def _(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return x.new_empty((*x.shape[:-1], weight.shape[0]))
 
 
+@torch.library.custom_op("gemma_mtp::row_products", mutates_args=())
+def row_products(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """`[a, b, c, e]`: rows of `x` `[a, b, c, d]` times rows of `y` `[a, b, e, d]`."""
+    return torch.matmul(x, y.transpose(2, 3))
+
+
+@row_products.register_fake
+def _(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return x.new_empty((*x.shape[:3], y.shape[2]))
+
+
 def register_lowerings() -> None:
     """Tell litert-torch, which takes seconds to load, how to write these operators; to be called before tracing."""
     from litert_converter.mlir import ir as mlir
@@ -104,6 +115,11 @@ def register_lowerings() -> None:
         product = stablehlo.dot_general(typed([count, m]), reshaped(x, [count, n]), columns, numbers)
         return reshaped(product, [*leading, m])
 
+    def lower_row_products(_: Any, x: Any, y: Any) -> Any:
+        numbers = stablehlo.DotDimensionNumbers.get([0, 1], [0, 1], [3], [3])
+        shape = [*(int(size) for size in x.type.shape[:3]), int(y.type.shape[2])]
+        return stablehlo.dot_general(ir.RankedTensorType.get(shape, x.type.element_type), x, y, numbers)
+
     def lower_rows(_: Any, table: Any, places: Any) -> Any:
         out = ir.RankedTensorType.get([places.type.shape[0], table.type.shape[1]], table.type.element_type)
         zero = ir.IntegerAttr.get(ir.IntegerType.get_signless(32), 0)
@@ -122,5 +138,6 @@ def register_lowerings() -> None:
     register(torch.ops.gemma_mtp.rows)(lower_rows)
     register(torch.ops.gemma_mtp.scatter)(lower_scatter)
     register(torch.ops.gemma_mtp.linear)(lower_linear)
+    register(torch.ops.gemma_mtp.row_products)(lower_row_products)
     register(torch.ops.gemma_mtp.dynamic_slice)(lower)
     register(torch.ops.gemma_mtp.integer_quotient)(lower_quotient)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .lowerings import dynamic_slice
+from .lowerings import dynamic_slice, row_products
 
 # Rows of a long prefill that share one slice; more would multiply ever more slots that most of them cannot see.
 ROWS_PER_WINDOW = 128
@@ -59,7 +59,7 @@ def windowed_scores(
         zero = torch.zeros_like(start)
         keys = dynamic_slice(cache_key, [zero, zero, start, zero], [1, kv_heads, slots, head_dim])
         part = query[:, :, first : first + count].reshape(1, kv_heads, -1, head_dim)
-        product = torch.einsum("abcd,abed->abce", part, keys.to(part.dtype)).reshape(kv_heads, -1, count, slots)
+        product = row_products(part, keys.to(part.dtype)).reshape(kv_heads, -1, count, slots)
         scores = dynamic_update_slice(scores, product, [zero, zero, torch.full_like(start, first), start])
     return scores.reshape(1, kv_heads, rows, length)
 
@@ -77,7 +77,7 @@ def windowed_values(
         begin = [zero, zero, torch.full_like(start, first), start]
         part = dynamic_slice(shares, begin, [kv_heads, rows // tokens, count, slots]).reshape(1, kv_heads, -1, slots)
         values = dynamic_slice(cache_value, [zero, zero, zero, start], [1, kv_heads, head_dim, slots])
-        product = torch.einsum("abcd,abed->abce", part, values.to(part.dtype))
+        product = row_products(part, values.to(part.dtype))
         mixed.append(product.reshape(kv_heads, -1, count, head_dim))
     joined = mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=2)
     return joined.reshape(1, kv_heads, rows, head_dim)

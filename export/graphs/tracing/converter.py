@@ -8,12 +8,14 @@ milliseconds each time, how a view, a permutation or a slice is written. What co
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
 
 from ...models import lowerings, norm
+from .capture import capture
 
 
 def register_lowerings() -> None:
@@ -25,18 +27,35 @@ def register_lowerings() -> None:
 def to_flatbuffer(name: str, module: torch.nn.Module, samples: dict[str, dict[str, torch.Tensor]]) -> bytes:
     """What the converter makes of `module`, run on `samples`; the entries of an argument `a` become inputs `a_*`."""
     # Seconds of import time, paid by the worker alone.
-    from litert_torch._convert import core, litert_converter
+    from litert_torch import fx_infra
+    from litert_torch._convert import litert_converter
     from litert_torch._convert.signature import Signature
 
-    steps, entry = cast("Any", core), cast("Any", Signature)(name, module.eval(), (), samples)
-    program = steps._run_convert_passes(steps.export_torch_signature(entry, run_decompositions=False))
-    with _direct_lowerings():
+    with _direct_lowerings() as direct, _decomposed():
+        decompositions = fx_infra.decomp.pre_lower_decomp()
+        kept = {operator: to for operator, to in decompositions.items() if operator not in direct}
+        program = capture(module.eval(), samples, kept)
+        entry = cast("Any", Signature)(name, module, (), samples)
         return litert_converter.exported_programs_to_flatbuffer([program], [entry]).to_bytes()
 
 
 @contextlib.contextmanager
-def _direct_lowerings() -> Iterator[None]:
-    """Operators that are one of StableHLO's each are written as that one while the block runs."""
+def _decomposed() -> Iterator[None]:
+    """Graphs are taken for decomposed while the block runs; the lowering would decompose them again."""
+    from litert_torch import fx_infra
+
+    infra: Any = fx_infra
+    replaced = infra.safe_run_decompositions
+    infra.safe_run_decompositions = lambda program, *table, **options: program
+    try:
+        yield
+    finally:
+        infra.safe_run_decompositions = replaced
+
+
+@contextlib.contextmanager
+def _direct_lowerings() -> Iterator[set[Any]]:
+    """Operators that are one of StableHLO's or LiteRT's each are written as that one while the block runs."""
     from litert_converter.mlir import ir as mlir
     from litert_converter.mlir.dialects import stablehlo
     from litert_torch.backend.lowerings import registry
@@ -58,12 +77,35 @@ def _direct_lowerings() -> Iterator[None]:
         starts, ends, steps = zip(*((bound.start, bound.stop, bound.step) for bound in bounds), strict=True)
         return stablehlo.slice(x, *(ir.DenseI64ArrayAttr.get(list(part)) for part in (starts, ends, steps)))
 
+    def gelu(_: Any, x: Any, approximate: str = "none") -> Any:
+        options = {"approximate": ir.BoolAttr.get(approximate == "tanh")}
+        return ir.Operation.create("tfl.gelu", [x.type], [x], options).results[0]
+
+    def embedding(context: Any, table: Any, places: Any, *unused: Any) -> Any:
+        del unused  # Of training.
+        shape = [int(size) for size in places.type.shape]
+        count, width = math.prod(shape), int(table.type.shape[1])
+        kind = table.type.element_type
+        row = stablehlo.reshape(ir.RankedTensorType.get([count], places.type.element_type), places)
+        looked_up = ir.RankedTensorType.get([count, width], kind)
+        rows = ir.Operation.create("tfl.embedding_lookup", [looked_up], [row, table]).results[0]
+        # What follows stays behind the reshape, as behind the converter's own lookup.
+        return stablehlo.optimization_barrier([stablehlo.reshape(ir.RankedTensorType.get([*shape, width], kind), rows)])
+
     aten = torch.ops.aten
-    direct = {aten.view.default: view, aten.permute.default: permute, aten.slice.Tensor: slices}
+    direct = {
+        aten.view.default: view,
+        aten.permute.default: permute,
+        aten.slice.Tensor: slices,
+        aten.gelu.default: gelu,
+        aten.embedding.default: embedding,
+    }
     registered: Any = registry.global_registry.registered_ops
-    replaced = {operator: registered[operator] for operator in direct}
+    replaced = {operator: registered[operator] for operator in direct if operator in registered}
     registered.update(direct)
     try:
-        yield
+        yield set(direct)
     finally:
+        for operator in direct:
+            del registered[operator]
         registered.update(replaced)
