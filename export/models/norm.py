@@ -39,15 +39,37 @@ def register_lowering() -> None:
 
     It is what litert-torch's StableHLOCompositeBuilder and the operators of `_rms_norm` would come to.
     """
-    from jax import lax
-    from jax import numpy as jnp
-    from litert_torch.backend import jax_bridge, lowerings
+    from litert_converter.mlir import ir as mlir
+    from litert_converter.mlir.dialects import stablehlo as dialect
+    from litert_torch.backend import lowerings
 
+    ir: Any = mlir
+    stablehlo: Any = dialect
     register: Any = lowerings.lower
-    wrap: Any = jax_bridge.wrap
 
     def norm(x: Any, weight: Any, eps: float) -> Any:
-        return x * lax.rsqrt(jnp.mean(jnp.power(x, 2), -1, keepdims=True) + eps) * weight
+        shape, kind = [int(size) for size in x.type.shape], x.type.element_type
+        scalar = ir.RankedTensorType.get([], kind)
+
+        def number(value: float) -> Any:
+            return stablehlo.constant(ir.DenseElementsAttr.get_splat(scalar, ir.FloatAttr.get(kind, value)))
+
+        def broadcast(value: Any, to: list[int], axes: list[int]) -> Any:
+            return stablehlo.broadcast_in_dim(
+                ir.RankedTensorType.get(to, kind), value, ir.DenseI64ArrayAttr.get(axes)
+            )
+
+        last, kept = len(shape) - 1, [*shape[:-1], 1]
+        summed = stablehlo.ReduceOp(
+            [ir.RankedTensorType.get(shape[:-1], kind)], [stablehlo.multiply(x, x)], [number(0.0)], [last]
+        )
+        with ir.InsertionPoint(summed.regions[0].blocks.append(scalar, scalar)) as point:
+            stablehlo.return_([stablehlo.add(*point.block.arguments)])
+        sums = broadcast(summed.results[0], kept, [*range(last)])
+        mean = stablehlo.divide(sums, broadcast(number(shape[-1]), kept, []))
+        inverse = stablehlo.rsqrt(stablehlo.add(mean, broadcast(number(eps), kept, [])))
+        normed = stablehlo.multiply(x, broadcast(inverse, shape, [*range(len(shape))]))
+        return stablehlo.multiply(normed, broadcast(weight, shape, [last]))
 
     def lower(context: Any, x: Any, weight: Any, eps: float) -> Any:
         composite = uuid.uuid4().hex
@@ -57,7 +79,6 @@ def register_lowering() -> None:
             return marked(context, tensor, RMS_NORM, place, composite, is_input, attributes)
 
         x, weight = mark(x, 0, is_input=True), mark(weight, 1, is_input=True)
-        normed = wrap(norm)(context, x, weight, eps)
-        return mark(normed, 0, is_input=False, attributes=(("epsilon", eps),))
+        return mark(norm(x, weight, eps), 0, is_input=False, attributes=(("epsilon", eps),))
 
     register(torch.ops.gemma_mtp.rms_norm)(lower)

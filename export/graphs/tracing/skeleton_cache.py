@@ -24,7 +24,9 @@ _ROOT = Path(__file__).parents[3]
 TRACED_SOURCES = (
     "export/checkpoint/config.py",
     "export/checkpoint/weights.py",
+    "export/graphs/tracing/capture.py",
     "export/graphs/tracing/converter.py",
+    "export/graphs/tracing/direct.py",
     "export/graphs/joining/join.py",
     "export/graphs/joining/kit.py",
     "export/graphs/joining/recording.py",
