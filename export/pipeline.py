@@ -28,6 +28,7 @@ from .checks import check_memory, check_places, check_space
 from .graphs.plan import plan_models, smallest_context
 from .graphs.storage import plan_storage
 from .graphs.tracing.skeleton_cache import SkeletonCache
+from .graphs.tracing.tracers import Tracers
 from .kv_scales import scales_from_norms, scales_from_prompts
 from .models.kv_cache import KVSignature, check_shared, kv_signature
 from .options import ACTIVATIONS, BACKENDS, ExportOptions
@@ -46,6 +47,7 @@ def export(
     reporter: Reporter,
     *,
     skeleton_cache: Path | None = None,
+    tracers: Tracers | None = None,
     show_converter_output: bool = False,
     chat_template: Path | None = None,
     allow_template_difference: bool = False,
@@ -60,7 +62,8 @@ def export(
         out: a folder that does not exist or is empty; it appears when everything in it is whole.
         reporter: told what is being done.
         skeleton_cache: folder in which traced graphs are kept for later exports with the same configuration.
-        show_converter_output: let the converter write to standard error.
+        tracers: processes to trace with; by default they are started.
+        show_converter_output: let the converter of those that are started write to standard error.
         chat_template: a file with another template than the target's own.
         allow_template_difference: pack the template, too, where LiteRT-LM renders it otherwise than transformers.
         kv_cache_prompts: take the scales of int8 caches from these, not from the norms.
@@ -117,7 +120,9 @@ def export(
         ",".join(options.backends) if options.backends != BACKENDS else None,
         _notes(pair, options, kv) | {TEMPLATE_NOTE: verdict(adapted)},
     )
-    assembly = Assembly(pair, kv, models, stored, scales, options.backends, reporter, cache, show_converter_output)
+    assembly = Assembly(
+        pair, kv, models, stored, scales, options.backends, reporter, cache, tracers, show_converter_output
+    )
     assembly.expect()
     with staged_folder(out) as staging:
         bundle = staging / BUNDLE_NAME

@@ -76,20 +76,33 @@ def run_worker(
         return process.returncode, output.decode(errors="replace")
 
 
+def fork() -> int:
+    """As `os.fork`, in a worker on Linux: the new process, too, ends when the one that it comes from is gone."""
+    parent = os.getpid()
+    process = os.fork()
+    if process == 0:
+        _die_by_signal(parent)
+    return process
+
+
 def die_with_parent(parent: int) -> None:
     """End this process when process `parent`, which started it and holds the other end of its input, is gone."""
     # Ctrl-C reaches the whole process group; it is the parent that answers it, and ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
-        # The "parent" is the thread that started this process: it waits for its workers, so it does not end before.
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # It was gone before this was asked for.
-            os._exit(_ORPHANED)
+        _die_by_signal(parent)
     lifeline = os.dup(0)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
     threading.Thread(target=_wait_for_end, args=(lifeline,), daemon=True).start()
+
+
+def _die_by_signal(parent: int) -> None:
+    # The "parent" is the thread that started this process: it waits for its workers, so it does not end before.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # It was gone before this was asked for.
+        os._exit(_ORPHANED)
 
 
 def _wait_for_end(lifeline: int) -> NoReturn:

@@ -20,6 +20,7 @@ from ..graphs.slots.lengths import measure_caches
 from ..graphs.storage import Stored, shares_table
 from ..graphs.tracing.convert import Conversion, conversion
 from ..graphs.tracing.skeleton_cache import SkeletonCache
+from ..graphs.tracing.tracers import Tracers
 from ..models.kv_cache import KVSignature
 from ..parallel import Background, background
 from ..progress import Advance, Expected, Reporter
@@ -50,6 +51,7 @@ class Assembly:
     backends: Sequence[str]
     reporter: Reporter
     cache: SkeletonCache | None = None
+    tracers: Tracers | None = None
     show_converter_output: bool = False
 
     def expect(self) -> None:
@@ -79,7 +81,9 @@ class Assembly:
             with (
                 self.reporter.stage(_TRACING, len(signatures), lines=True) as advance,
                 names_failure("tracing graphs", bundle.parent),
-                conversion(signatures, cache=self.cache, show_output=self.show_converter_output) as graphs,
+                conversion(
+                    signatures, cache=self.cache, running=self.tracers, show_output=self.show_converter_output
+                ) as graphs,
             ):
                 traced = self._take(graphs, first, advance, [hashing])
 

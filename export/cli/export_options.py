@@ -144,38 +144,43 @@ def run_export(
     tflite_files: bool,
 ) -> Path:
     """Open the pair, resolve the options, show them and export; path of the bundle."""
-    from ...runtime.text.prompts import read_prompts
-    from ..checkpoint.pair import open_pair
-    from ..options import default_weights, resolve_options
-    from ..pipeline import export
-    from .tables.export import options_table
+    from ..graphs.tracing.tracers import started_early
 
     refuse_quiet_and_verbose(reporter.quiet, verbose)
-    pair = open_pair(target, drafter, adapters)
-    options = resolve_options(
-        pair.target_config,
-        context_length=context_length,
-        prefill_lengths=prefill_lengths,
-        draft_tokens=num_draft_tokens,
-        verify_lengths=verify_lengths or (),
-        weights=weights or default_weights(pair),
-        activations=activations,
-        backends=backends,
-        kv_cache=kv_cache,
-        fixed_context=fixed_context,
-    )
-    calibration = read_prompts(kv_cache_prompts) if kv_cache_prompts else ()
-    if not reporter.quiet:
-        reporter.console.print(options_table(pair, options, out))
-    return export(
-        pair,
-        options,
-        out,
-        reporter,
-        skeleton_cache=skeleton_cache,
-        show_converter_output=verbose,
-        chat_template=chat_template,
-        allow_template_difference=allow_template_difference,
-        kv_cache_prompts=calibration,
-        tflite_files=tflite_files,
-    )
+    # Before torch, which takes a second to load.
+    with started_early(skeleton_cache, show_output=verbose) as running:
+        from ...runtime.text.prompts import read_prompts
+        from ..checkpoint.pair import open_pair
+        from ..options import default_weights, resolve_options
+        from ..pipeline import export
+        from .tables.export import options_table
+
+        pair = open_pair(target, drafter, adapters)
+        options = resolve_options(
+            pair.target_config,
+            context_length=context_length,
+            prefill_lengths=prefill_lengths,
+            draft_tokens=num_draft_tokens,
+            verify_lengths=verify_lengths or (),
+            weights=weights or default_weights(pair),
+            activations=activations,
+            backends=backends,
+            kv_cache=kv_cache,
+            fixed_context=fixed_context,
+        )
+        calibration = read_prompts(kv_cache_prompts) if kv_cache_prompts else ()
+        if not reporter.quiet:
+            reporter.console.print(options_table(pair, options, out))
+        return export(
+            pair,
+            options,
+            out,
+            reporter,
+            skeleton_cache=skeleton_cache,
+            tracers=running,
+            show_converter_output=verbose,
+            chat_template=chat_template,
+            allow_template_difference=allow_template_difference,
+            kv_cache_prompts=calibration,
+            tflite_files=tflite_files,
+        )

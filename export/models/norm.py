@@ -55,9 +55,7 @@ def register_lowering() -> None:
             return stablehlo.constant(ir.DenseElementsAttr.get_splat(scalar, ir.FloatAttr.get(kind, value)))
 
         def broadcast(value: Any, to: list[int], axes: list[int]) -> Any:
-            return stablehlo.broadcast_in_dim(
-                ir.RankedTensorType.get(to, kind), value, ir.DenseI64ArrayAttr.get(axes)
-            )
+            return stablehlo.broadcast_in_dim(ir.RankedTensorType.get(to, kind), value, ir.DenseI64ArrayAttr.get(axes))
 
         last, kept = len(shape) - 1, [*shape[:-1], 1]
         summed = stablehlo.ReduceOp(

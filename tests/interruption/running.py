@@ -43,25 +43,26 @@ class Run:
         _, error = self.process.communicate()
         return self.process.returncode, error
 
-    def running(self) -> list[int]:
-        """Processes that this command or its children started, itself included."""
+    def running(self, module: str = "") -> list[int]:
+        """Processes that this command or its children started, itself included; of those, the ones that run `module`."""
         wanted, found = f"{_MARK}={self.mark}".encode(), []
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
                 try:
-                    if wanted in (entry / "environ").read_bytes().split(b"\0"):
+                    is_ours = wanted in (entry / "environ").read_bytes().split(b"\0")
+                    if is_ours and module.encode() in (entry / "cmdline").read_bytes():
                         found.append(int(entry.name))
                 except OSError:
                     continue
         return found
 
-    def wait_for_running(self, count: int) -> None:
-        """Wait until `count` processes are there (at most 100 seconds)."""
-        for _ in range(1000):
-            if len(self.running()) == count:
+    def wait_for_running(self, count: int, module: str = "") -> None:
+        """Wait until `count` processes are there (at most 100 seconds), counted as by `running`."""
+        for _ in range(5000):
+            if len(self.running(module)) == count:
                 return
-            time.sleep(0.1)
-        raise AssertionError(f"{self.running()} are running, expected {count}")
+            time.sleep(0.02)
+        raise AssertionError(f"{self.running(module)} are running, expected {count}")
 
 
 def export_arguments(out: Path, cache: Path, target: Path = TARGET) -> list[str]:

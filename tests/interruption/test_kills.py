@@ -83,7 +83,7 @@ def test_export_ended_while_it_traces(number: int, tmp_path: Path) -> None:
     tmp, out = tmp_path / "tmp", tmp_path / "out"
     run = Run(*export_arguments(out, tmp_path / "cache"), temporary=tmp)
     run.wait_for("Tracing graphs")
-    run.wait_for_running(1 + min(2, os.cpu_count() or 1))
+    run.wait_for_running(min(2, os.cpu_count() or 1), "gemma_mtp.export.graphs.tracing.work")
     end_at(run, number)
     assert not out.exists()
     left = unfinished(tmp_path, tmp, tmp_path / "cache")

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import pickle
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ....runtime.errors import OUT_OF_MEMORY, UserError, says_out_of_memory
-from ....runtime.scratch import scratch_folder
-from ....runtime.workers import worker
 from ...models.windowed import ROWS_PER_WINDOW
 from ..signatures import Signature
 from .skeleton_cache import SkeletonCache, holds
+from .tracers import Tracers, tracers
 from .work import CANNOT_WRITE
-
-_WORKER_GIGABYTES = 2
 
 
 class ConversionError(RuntimeError):
@@ -32,12 +26,11 @@ def convert(
     signatures: list[Signature],
     *,
     cache: SkeletonCache | None = None,
-    workers: int | None = None,
     on_progress: Callable[[str], None] = lambda name: None,
     show_output: bool = False,
 ) -> dict[str, bytes]:
     """As `conversion`, all at once."""
-    with conversion(signatures, cache=cache, workers=workers, show_output=show_output) as running:
+    with conversion(signatures, cache=cache, show_output=show_output) as running:
         return running.take([signature.name for signature in signatures], on_progress)
 
 
@@ -46,7 +39,7 @@ def conversion(
     signatures: list[Signature],
     *,
     cache: SkeletonCache | None = None,
-    workers: int | None = None,
+    running: Tracers | None = None,
     show_output: bool = False,
 ) -> Iterator[Conversion]:
     """Flatbuffers of `signatures`, with their weights as inputs; made by processes that run until the block is left.
@@ -54,8 +47,8 @@ def conversion(
     Args:
         signatures: with distinct names.
         cache: earlier results to take from and add to; they depend on configurations, not on weights.
-        workers: processes at a time; by default one per core, at most one per two gigabytes of memory.
-        show_output: let the converter write to standard error instead of to a file.
+        running: processes to use, which have had no signatures; by default they are started.
+        show_output: let the converter of those that are started write to standard error instead of to a file.
     """
     kept = {signature.name: cache.get(signature) if cache else None for signature in signatures}
     missing = [signature for signature in signatures if kept[signature.name] is None]
@@ -63,20 +56,24 @@ def conversion(
     if not missing:
         yield Conversion(done)
         return
-    count = min(workers or _default_workers(), len(missing))
-    with scratch_folder("trace") as folder, _started(missing, count, folder, show_output) as processes:
-        yield Conversion(done, missing, cache, processes, folder)
+    started = contextlib.nullcontext(running) if running else tracers(most=len(missing), show_output=show_output)
+    with started as processes:
+        # Graphs of a single weight take a moment, and what needs only those can go on. Then the costliest come first,
+        # so that the last ones fill what is left evenly: long prefills, which cut their windows many times, then deep
+        # graphs.
+        ordered = sorted(missing, key=lambda s: (len(s.weights) > 1, -(s.tokens // ROWS_PER_WINDOW), -len(s.weights)))
+        processes.give(pickle.dumps(ordered, protocol=5))
+        yield Conversion(done, missing, cache, processes)
 
 
 @dataclass
 class Conversion:
-    """Flatbuffers by signature's name: those `done`, and those that `processes` are writing to `folder`."""
+    """Flatbuffers by signature's name: those `done`, and those that `running` processes are writing."""
 
     done: dict[str, bytes]
     missing: list[Signature] = field(default_factory=list)
     cache: SkeletonCache | None = None
-    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
-    folder: Path = Path()
+    running: Tracers = field(default_factory=lambda: Tracers(Path(), []))
 
     def take(self, names: list[str], on_progress: Callable[[str], None] = lambda name: None) -> dict[str, bytes]:
         """The flatbuffers of the signatures `names`, when all of them are there.
@@ -92,20 +89,18 @@ class Conversion:
         waiting = dict.fromkeys(names)
         traced: dict[str, bytes] = {}
         while waiting:
-            exited = all(process.poll() == 0 for process in self.processes)
+            exited = all(process.poll() == 0 for process in self.running.processes)
             for name in [*waiting]:
-                if name not in self.done and (path := self.folder / f"{name}.tflite").exists():
+                if name not in self.done and (path := self.running.folder / f"{name}.tflite").exists():
                     traced[name] = self.done[name] = path.read_bytes()
                     if not holds(traced[name], name):
                         raise ConversionError(f"litert-torch wrote no graph of {name}")
                 if name in self.done:
                     del waiting[name]
                     on_progress(name)
-            for index, process in enumerate(self.processes):
+            for index, process in enumerate(self.running.processes):
                 if process.poll() not in (None, 0):
-                    log = self.folder / f"{index}.log"
-                    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-                    raise _failure(process.returncode, lines, self.folder)
+                    raise _failure(process.returncode, self.running.output(index), self.running.folder)
             if exited and waiting:
                 raise ConversionError(f"litert-torch wrote nothing for {', '.join(sorted(waiting))}")
             if waiting:
@@ -113,14 +108,6 @@ class Conversion:
         if self.cache and traced:
             self.cache.put(traced, [signature for signature in self.missing if signature.name in traced])
         return {name: self.done[name] for name in names}
-
-
-def _default_workers() -> int:
-    try:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError):
-        memory = 8 << 30
-    return max(1, min(os.cpu_count() or 1, memory // (_WORKER_GIGABYTES << 30)))
 
 
 def _failure(code: int, log: list[str], folder: Path) -> Exception:
@@ -133,28 +120,3 @@ def _failure(code: int, log: list[str], folder: Path) -> Exception:
     if says_out_of_memory(tail):
         return UserError(f"tracing graphs: {OUT_OF_MEMORY}")
     return ConversionError(f"litert-torch failed (exit code {code})\n{tail}")
-
-
-@contextlib.contextmanager
-def _started(
-    signatures: list[Signature], count: int, folder: Path, show_output: bool
-) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Worker processes, which share `signatures`; all are ended when the block is left, however it is left."""
-    # One thread each: tracing does no arithmetic, and idle thread pools get in each other's way. What libraries put
-    # among temporary files is removed with the folder.
-    environment = {"OMP_NUM_THREADS": "1", "LITERT_TORCH_SHOW_PROGRESS": "n", "TMPDIR": str(folder)}
-    # Graphs of a single weight take a moment, and what needs only those can go on. Then the costliest come first, so
-    # that the last ones fill what is left evenly: long prefills, which cut their windows many times, then deep graphs.
-    tasks = folder / "signatures.pickle"
-    ordered = sorted(signatures, key=lambda s: (len(s.weights) > 1, -(s.tokens // ROWS_PER_WINDOW), -len(s.weights)))
-    tasks.write_bytes(pickle.dumps(ordered, protocol=5))
-    with contextlib.ExitStack() as stack:
-        processes = []
-        for index in range(count):
-            log = None if show_output else stack.enter_context((folder / f"{index}.log").open("wb"))
-            started = worker(
-                "gemma_mtp.export.graphs.tracing.work", str(tasks), str(folder),
-                stdout=log or sys.stderr.fileno(), stderr=log, environment=environment,
-            )  # fmt: skip
-            processes.append(stack.enter_context(started))
-        yield processes
