@@ -1,4 +1,4 @@
-"""A worker that never ends by itself, in three ways, and a parent that waits for one."""
+"""A worker that never ends by itself, in several ways, and a parent that waits for one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 
-from gemma_mtp.runtime.workers import worker
+from gemma_mtp.runtime.workers import fork, worker
 
 
 def main() -> None:
@@ -19,6 +19,8 @@ def main() -> None:
             time.sleep(3600)
     if how == "by-its-pipe":  # As where the kernel knows no other way.
         ctypes.CDLL(None).prctl(1, 0)
+    if how == "forked" and fork():
+        time.sleep(3600)
     print(f"{how} sleeps", flush=True)
     if how == "holding-the-lock":
         ctypes.PyDLL(None).sleep(3600)

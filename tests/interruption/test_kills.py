@@ -28,6 +28,7 @@ STAGES = (
     *("Hashing the bundle", "Copying embedder"),
 )
 MOMENTS = int(os.environ.get("INTERRUPTIONS", len(STAGES)))
+TRACING = "gemma_mtp.export.graphs.tracing.work"
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGKILL, signal.SIGHUP)
 
 
@@ -83,7 +84,7 @@ def test_export_ended_while_it_traces(number: int, tmp_path: Path) -> None:
     tmp, out = tmp_path / "tmp", tmp_path / "out"
     run = Run(*export_arguments(out, tmp_path / "cache"), temporary=tmp)
     run.wait_for("Tracing graphs")
-    run.wait_for_running(min(2, os.cpu_count() or 1), "gemma_mtp.export.graphs.tracing.work")
+    run.wait_for_running(min(2, os.cpu_count() or 1), TRACING)
     end_at(run, number)
     assert not out.exists()
     left = unfinished(tmp_path, tmp, tmp_path / "cache")
@@ -93,6 +94,22 @@ def test_export_ended_while_it_traces(number: int, tmp_path: Path) -> None:
     end_at(again, signal.SIGTERM)
     assert sum(line.startswith("Removed ") for line in told) == len(left)
     assert unfinished(tmp_path, tmp, tmp_path / "cache") == []
+
+
+@pytest.mark.export
+@pytest.mark.parametrize("place", [0, 1])
+def test_killed_tracing_process_is_said(place: int, tmp_path: Path) -> None:
+    """The one that loads the converter, and the one that is forked from it."""
+    run = Run(*export_arguments(tmp_path / "out", tmp_path / "cache"), temporary=tmp_path / "tmp")
+    count = min(2, os.cpu_count() or 1)
+    run.wait_for_running(count, TRACING)
+    os.kill(sorted(run.running(TRACING))[place % count], signal.SIGKILL)
+    code, error = run.end()
+    run.wait_for_running(0)
+    assert code == 2
+    assert "Error: a tracing process was killed, most often for lack of memory" in error
+    assert not (tmp_path / "out").exists()
+    assert unfinished(tmp_path, tmp_path / "tmp") == []
 
 
 def test_two_exports_into_one_folder(small_fp32: Path, exports: Exports, tmp_path: Path) -> None:
