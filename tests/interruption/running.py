@@ -44,7 +44,7 @@ class Run:
         return self.process.returncode, error
 
     def running(self, module: str = "") -> list[int]:
-        """Processes that this command or its children started, itself included; of those, the ones that run `module`."""
+        """Processes that this command or its children started, itself included; only those that run `module`."""
         wanted, found = f"{_MARK}={self.mark}".encode(), []
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
