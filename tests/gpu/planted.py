@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ import pytest
 import torch
 
 from gemma_mtp.export import pipeline
+from gemma_mtp.export.bundle import assembly
 from gemma_mtp.export.graphs import bind
 from gemma_mtp.export.graphs.signatures import Signature, Tensors
+from gemma_mtp.export.graphs.tracing.convert import Conversion, conversion
 from gemma_mtp.export.graphs.tracing.trace import trace
 from gemma_mtp.export.models import layers
 from gemma_mtp.export.models.layers import Weights
@@ -32,13 +35,15 @@ def export_planted(
 
     So whatever `patch` replaces in the modules that make the graphs takes effect in them.
     """
-    convert = pipeline.convert
 
-    def planted(signatures: list[Signature], **options: Any) -> dict[str, bytes]:
-        done = convert([signature for signature in signatures if signature.name not in traced_anew], **options)
-        return done | {s.name: trace(change(s)) for s in signatures if s.name in traced_anew}
+    @contextlib.contextmanager
+    def planted(signatures: list[Signature], **options: Any) -> Iterator[Conversion]:
+        as_ever = [signature for signature in signatures if signature.name not in traced_anew]
+        with conversion(as_ever, **options) as running:
+            done = running.take([signature.name for signature in as_ever])
+        yield Conversion(done | {s.name: trace(change(s)) for s in signatures if s.name in traced_anew})
 
-    patch.setattr(pipeline, "convert", planted)
+    patch.setattr(assembly, "conversion", planted)
     patch.setattr(pipeline, "_check_gpu", lambda paths: None)  # It refuses most of these.
     return exports(f"planted-{name}", activations="fp16") / "model.litertlm"
 
@@ -76,7 +81,8 @@ def no_gather(exports: Exports, patch: pytest.MonkeyPatch) -> Path:
 def plain_product_in_drafter(exports: Exports, patch: pytest.MonkeyPatch) -> Path:
     """The drafter reads its caches by an ordinary product, not through `odml.runtime_bmm`."""
 
-    def product(lhs: torch.Tensor, cache: torch.Tensor, param_tensor: torch.Tensor) -> torch.Tensor:
+    def product(lhs: torch.Tensor, cache: torch.Tensor, param_tensor: torch.Tensor, window: Any) -> torch.Tensor:
+        del window
         return torch.einsum("abcd,abed->abce", lhs + param_tensor.sum() * 0, cache)
 
     patch.setattr(layers, "query_key_product", product)
