@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +25,7 @@ from gemma_mtp.export.graphs.signatures import (
 from gemma_mtp.export.graphs.tracing.converter import register_lowerings, to_flatbuffer
 from gemma_mtp.export.graphs.tracing.trace import given_names, trace
 from gemma_mtp.export.models.kv_cache import kv_signature
-from gemma_mtp.export.models.lowerings import linear
+from gemma_mtp.export.models.lowerings import linear, row_products
 from gemma_mtp.export.models.norm import rms_norm
 from gemma_mtp.runtime.bundle.flatbuffer import parse
 from tests.joining.whole import converted, said, samples_of, trace_whole
@@ -74,7 +75,7 @@ def run(content: bytes, signature: Signature) -> dict[str, np.ndarray]:
     return runner(**{name: samples[name].numpy() for name in runner.get_input_details()})
 
 
-NAMES = ["prefill_8", "decode", "per_layer_embedder", "mtp_drafter"]
+NAMES = ["prefill_8", "decode", "verify", "per_layer_embedder", "mtp_drafter"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -186,21 +187,30 @@ def test_norm_is_what_the_converters_builder_makes(shape: tuple[int, ...]) -> No
     assert ours == built
 
 
-class Products(torch.nn.Module):
-    """The same products as one operator, and as torch's own."""
+def einsum(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return torch.einsum("abcd,abed->abce", x, y)
 
-    def __init__(self, ours: bool) -> None:
+
+class Products(torch.nn.Module):
+    def __init__(self, product: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
         super().__init__()
-        self.ours = ours
+        self.product = product
 
     def forward(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        product = linear if self.ours else F.linear
-        return {"y": torch.tanh(product(inputs["x"], inputs["weight"]))}
+        return {"z": torch.tanh(self.product(inputs["x"], inputs["y"]))}
 
 
-@pytest.mark.parametrize("shape", [(3, 16), (1, 1, 16), (1, 8, 16), (2, 4, 16)])
-def test_product_is_what_the_converter_makes_of_torchs(shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("ours", "torchs", "shapes"),
+    [
+        *((linear, F.linear, (shape, (24, 16))) for shape in ((3, 16), (1, 1, 16), (1, 8, 16), (2, 4, 16))),
+        *((row_products, einsum, ((1, heads, rows, 16), (1, heads, 24, 16))) for heads in (1, 2) for rows in (1, 8)),
+    ],
+)
+def test_product_is_what_the_converter_makes_of_torchs(
+    ours: Any, torchs: Any, shapes: tuple[tuple[int, ...], tuple[int, ...]]
+) -> None:
     register_lowerings()
-    samples = {"inputs": {"x": torch.randn(shape), "weight": torch.randn(24, 16)}}
-    ours = said(parse(to_flatbuffer("products", Products(True), samples)))
-    assert ours == said(parse(converted("products", Products(False), samples)))
+    samples = {"inputs": {name: torch.randn(shape) for name, shape in zip("xy", shapes, strict=True)}}
+    found = said(parse(to_flatbuffer("products", Products(ours), samples)))
+    assert found == said(parse(converted("products", Products(torchs), samples)))

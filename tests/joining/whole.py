@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable
 from typing import Any
 
@@ -50,7 +51,8 @@ def samples_of(signature: Signature, seed: int = 0) -> Tensors:
         size = weight.shape[-1] ** -0.5 if weight.role is Role.LINEAR else 1.0
         value = torch.randn(weight.shape, generator=generator) * size
         if weight.role is Role.INDEX:
-            value = torch.randperm(weight.shape[0], generator=generator).to(torch.int32)
+            count = math.prod(weight.shape)
+            value = torch.randperm(count, generator=generator).to(torch.int32).reshape(weight.shape)
         samples[WEIGHT_PREFIX + weight.name] = value
     for name, spec in signature.inputs.items():
         value = torch.randn(spec.shape, generator=generator).to(spec.dtype)
