@@ -187,7 +187,7 @@ def _whole_turn(model: Any, state: list[Any], composite: Any, product_index: int
 def _add_composite(writer: GraphWriter, composite: Any, decomposition: int, out: int, *, is_value: bool) -> None:
     """`composite` on the loop's state, with another decomposition.
 
-    Opened, it would save the CPU 4 % of a draft step, but then LiteRT-LM's GPU backend (0.18.1) does not load the model.
+    Opened, it would save the CPU 4 % of a draft step, but LiteRT-LM's GPU backend (0.18.1) then loads no such model.
     """
     lhs, cache, parameters = writer.graph.inputs[3:6]
     # LiteRT-LM keeps tensors of these names where the composite's kernel wants them.
