@@ -66,16 +66,9 @@ def _lowerings(by_jax: dict[Any, Callable[..., Any]]) -> dict[Any, Callable[...,
         attribute = ir.IntegerAttr.get(kind, int(value)) if is_integer else ir.FloatAttr.get(kind, float(value))
         return stablehlo.constant(ir.DenseElementsAttr.get_splat(ir.RankedTensorType.get([], kind), attribute))
 
-    def filled(value: float, kind: Any, shape: list[int]) -> Any:
-        return broadcast(number(value, kind), shape)
-
-    def full(context: Any, _: list[int], value: float, **unused: Any) -> Any:
+    def full(context: Any, _: Any, value: float, **unused: Any) -> Any:
         del unused
-        return filled(value, kind_of(context.node.meta["val"].dtype), made(context))
-
-    def full_like(context: Any, _: Any, value: float, **unused: Any) -> Any:
-        del unused
-        return filled(value, kind_of(context.node.meta["val"].dtype), made(context))
+        return broadcast(scalar_tensor(context, value), made(context))
 
     def scalar_tensor(context: Any, value: float, **unused: Any) -> Any:
         del unused
@@ -147,7 +140,7 @@ def _lowerings(by_jax: dict[Any, Callable[..., Any]]) -> dict[Any, Callable[...,
     )
     return {
         aten.full.default: full,
-        aten.full_like.default: full_like,
+        aten.full_like.default: full,
         aten.scalar_tensor.default: scalar_tensor,
         aten.expand.default: expand,
         aten.clone.default: clone,
